@@ -1,0 +1,144 @@
+"""The Transformer around attention: positions, heads, feed-forward layer and encoder block.
+
+Attention Is All You Need. Vaswani et al. 2017. arXiv:1706.03762, Sections 3.1 to 3.5. The order with the
+normalisation first (`norm="pre"`) is On Layer Normalization in the Transformer Architecture, Xiong et al.
+2020, arXiv:2002.04745, Figure 1b.
+
+Differs: projections have biases, as in most released code (pass zeros for the paper's form); no dropout.
+Every function takes the attention as an argument, so any variant of this book, or its fast twin, fits in.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from xfref.core import attention, check_array, count, describe, layer_norm, parameter
+
+Array = np.ndarray
+
+
+def sinusoidal_positions(n: int, width: int, offset: int = 0) -> Array:
+    """Positions as sines and cosines of wavelengths from 2 pi to 10000 * 2 pi.
+
+    PE[p, 2i] = sin(p / 10000^(2i / width));   PE[p, 2i+1] = cos(p / 10000^(2i / width))
+
+    -> (n,width) float64 for the positions offset .. offset + n - 1.
+
+    Raises: TypeError or ValueError if an argument is no fitting integer.
+    Cost: O(n width).
+
+    >>> sinusoidal_positions(1, 4)
+    array([[0., 1., 0., 1.]])
+    """
+    position = np.arange(count("n", n, 0))[:, None] + count("offset", offset, 0)
+    column = np.arange(count("width", width))
+    angle = position / 10000 ** ((column - column % 2) / width)
+    return np.where(column % 2 == 0, np.sin(angle), np.cos(angle))  # Section 3.5
+
+
+def feed_forward(x: Array, weights: Mapping[str, Array]) -> Array:
+    """Two linear layers with max(0, .) between them, on every position alike.
+
+    FFN(x) = max(0, x w1 + b1) w2 + b2
+
+    (...,n,w) -> (...,n,w). `weights` holds w1 (w, hidden), b1 (hidden), w2 (hidden, w), b2 (w).
+
+    Raises: TypeError or ValueError naming the weight that is missing or does not fit.
+    Cost: O(n w hidden).
+
+    >>> feed_forward(np.array([[-1.0]]), dict(w1=np.eye(1), b1=np.zeros(1), w2=np.eye(1), b2=np.ones(1)))
+    array([[1.]])
+    """
+    check_array("x", x, least=2)
+    hidden = np.maximum(0, _linear(x, weights, "w1", "b1"))
+    return _linear(hidden, weights, "w2", "b2", width=x.shape[-1])  # Eq. 2
+
+
+def multi_head(x: Array, context: Array, weights: Mapping[str, Array], *, heads: int,
+               attend: Callable[..., Array] = attention) -> Array:
+    """Attention in `heads` subspaces at once: project, attend, join, project.
+
+    head_h = attend(x wq_h, context wk_h, context wv_h);   out = [head_1, ..., head_H] wo
+
+    (...,n,w),(...,m,w) -> (...,n,w). `weights` holds wq, wk, wv, wo (w, w) and bq, bk, bv, bo (w). `attend`
+    is called with three arrays (..., heads, length, w / heads) and nothing else: bind its own parameters with
+    functools.partial; a key mask for a batch is (B, 1, m) there.
+
+    Raises: TypeError or ValueError naming the argument or weight that does not fit.
+    Cost: O((n + m) w^2) and the cost of `attend`.
+    """
+    check_array("x", x, least=2)
+    check_array("context", context, least=2, dtype=x.dtype)
+    width = x.shape[-1]
+    if width % count("heads", heads):
+        raise ValueError(f"heads needs to divide the width {width}, got {heads}")
+    q, k, v = (_split(_linear(rows, weights, f"w{name}", f"b{name}", width=width), heads)
+               for name, rows in (("q", x), ("k", context), ("v", context)))
+    joined = attend(q, k, v).swapaxes(-2, -3).reshape(*x.shape[:-1], width)
+    return _linear(joined, weights, "wo", "bo", width=width)
+
+
+def encoder_block(x: Array, weights: Mapping[str, Array], *, heads: int,
+                  attend: Callable[..., Array] = attention, norm: str = "post") -> Array:
+    """Self-attention and feed-forward layer, each with a residual connection and a normalisation.
+
+    post: y = LN(x + MultiHead(x, x));   out = LN(y + FFN(y))
+    pre:  y = x + MultiHead(LN(x), LN(x));   out = y + FFN(LN(y))
+
+    (...,n,w) -> (...,n,w). `weights` holds those of `multi_head` and `feed_forward` and the gains and biases
+    of the two normalisations, g1 n1 g2 n2 (w). `norm` is "post" (Vaswani et al.) or "pre" (Xiong et al.).
+
+    Raises: TypeError or ValueError naming the argument or weight that does not fit.
+    Cost: that of `multi_head` and `feed_forward`.
+    """
+    if norm not in ("post", "pre"):
+        raise ValueError(f"norm needs 'post' or 'pre', got {norm!r}")
+
+    def normalise(rows, place):
+        return layer_norm(rows, _weight(weights, f"g{place}"), _weight(weights, f"n{place}"))
+
+    check_array("x", x, least=2)
+    if norm == "post":
+        y = normalise(x + multi_head(x, x, weights, heads=heads, attend=attend), 1)
+        return normalise(y + feed_forward(y, weights), 2)
+    inner = normalise(x, 1)
+    y = x + multi_head(inner, inner, weights, heads=heads, attend=attend)
+    return y + feed_forward(normalise(y, 2), weights)
+
+
+def multi_head_weights(rng: np.random.Generator, width: int) -> dict[str, Array]:
+    """Random weights for `multi_head`: normal of variance 1 / width, zero biases; float64."""
+    count("width", width)
+    drawn = {f"w{name}": rng.normal(0, width**-0.5, (width, width)) for name in "qkvo"}
+    return drawn | {f"b{name}": np.zeros(width) for name in "qkvo"}
+
+
+def feed_forward_weights(rng: np.random.Generator, width: int, hidden: int) -> dict[str, Array]:
+    """Random weights for `feed_forward`: normal of variance 1 / (number of inputs), zero biases; float64."""
+    count("width", width), count("hidden", hidden)
+    return dict(w1=rng.normal(0, width**-0.5, (width, hidden)), b1=np.zeros(hidden),
+                w2=rng.normal(0, hidden**-0.5, (hidden, width)), b2=np.zeros(width))
+
+
+def encoder_block_weights(rng: np.random.Generator, width: int, hidden: int) -> dict[str, Array]:
+    """Random weights for `encoder_block`: those of its parts, gains 1 and biases 0; float64."""
+    norms = dict(g1=np.ones(width), n1=np.zeros(width), g2=np.ones(width), n2=np.zeros(width))
+    return multi_head_weights(rng, width) | feed_forward_weights(rng, width, hidden) | norms
+
+
+def _split(x: Array, heads: int) -> Array:
+    """(...,n,w) -> (...,heads,n,w/heads)"""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).swapaxes(-2, -3)
+
+
+def _linear(x: Array, weights: Mapping[str, Array], matrix: str, bias: str,
+            width: int | None = None) -> Array:
+    w = parameter(matrix, _weight(weights, matrix), x.dtype, own=(x.shape[-1], width), lead=())
+    return x @ w + parameter(bias, _weight(weights, bias), x.dtype, own=(w.shape[-1],), lead=())
+
+
+def _weight(weights: Mapping[str, Array], key: str) -> Array:
+    try:
+        return weights[key]
+    except (KeyError, TypeError):
+        raise ValueError(f"weights needs the key {key!r}, got {describe(weights)}") from None
