@@ -4,8 +4,8 @@
 The paper takes it from a trained model and averages over its attention modules and over validation samples;
 here one number per leading axis is returned and the mean over heads, layers and samples is the caller's.
 
-Two marks to read a span by: attention to oneself has span 0, uniform attention over n keys (n**2 - 1) / (3
-n).
+Two marks to read a span by: attention to oneself has span 0; uniform attention over n keys has
+(n**2 - 1) / (3 n).
 
 Differs: the paper fixes no rule for padding. A hidden key has weight zero and so takes no part; a row that
 sums to zero (a padded query, a query that sees nothing) is left out of the mean; without any other row the

@@ -1,0 +1,40 @@
+"""What all tests share: both packages, and outputs that hold NaN before a kernel writes them."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+PACKAGES = ["xfref", "xfaccel"]
+
+
+@pytest.fixture(params=PACKAGES)
+def package(request):
+    """A law or a rule holds for the specification and for its fast twin alike."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(autouse=True)
+def empty_calls(monkeypatch):
+    """Fill every array that the kernels are given to write with NaN; returns a sample of each such array.
+
+    An entry that no kernel writes then shows, where fresh memory would often hold a plausible zero.
+    """
+    import xfaccel.arrays
+
+    plain_empty, samples = xfaccel.arrays.empty, []
+
+    def filled(*args, **kwargs):
+        out = plain_empty(*args, **kwargs)
+        if out.dtype.kind == "f":
+            out.fill(np.nan)
+            samples.extend(out.ravel()[:1])
+        return out
+
+    monkeypatch.setattr(xfaccel.arrays, "empty", filled)
+    return samples
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20201106)

@@ -1,0 +1,38 @@
+"""Every case of the table in every dtype: xfaccel against xfref, and xfref against itself in a wider dtype."""
+
+import numpy as np
+import pytest
+from cases import CASES, generator
+from compare import LONGEST_DOUBLE, assert_matches, expected
+
+import xfaccel
+
+assert len({case.name for case in CASES}) == len(CASES), "two cases share a name"
+
+DTYPES = [np.float32, np.float64]
+DEVICES = ["cpu"]  # a GPU joins as "gpu": inputs through cupy.asarray, results back through cupy.asnumpy
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, id=case.name, marks=[pytest.mark.unjitted] if case.tiny else []) for case in CASES])
+def test_case(case, dtype, device):
+    args, kwargs = case.draw(generator(case), dtype)
+    reference, truth = expected(case.call, args, kwargs)
+    out = case.call(xfaccel, args, kwargs)
+    assert_matches(out, reference, truth, case.name)
+
+
+def test_outputs_are_filled_with_nan_before_the_kernels_run(empty_calls):
+    q = np.ones((2, 3, 4), np.float32)
+    assert np.isfinite(xfaccel.attention(q, q, q)).all()
+    assert np.isfinite(xfaccel.linear_transformer(q, q, q)).all()
+    assert len(empty_calls) >= 2, "no output went through xfaccel.arrays.empty"
+    assert all(np.isnan(filled) for filled in empty_calls)
+
+
+def test_no_case_is_beyond_the_truth():
+    for case in CASES:
+        args, _ = case.draw(generator(case), np.float64)
+        assert all(length <= LONGEST_DOUBLE for x in args if isinstance(x, np.ndarray) for length in x.shape)

@@ -1,0 +1,206 @@
+"""The front door: what comes in is checked, broadcast without copies, and handed on as addresses.
+
+Kernels see three things per operand: a table with the address of each leading entry, the stride of a row, and
+the element type. Any layout whose last axis is dense passes as it is; anything else is copied once, here.
+"""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Rows(NamedTuple):
+    """An operand (lead..., rows, width) as kernels see it."""
+
+    memory: Array     # keeps the addresses valid
+    addresses: Array  # (entries) int64, one per leading entry
+    stride: int       # bytes from one row to the next
+    column: int       # bytes from one element to the next
+
+    @property
+    def table(self) -> int:
+        """Where the addresses lie."""
+        return self.addresses.ctypes.data
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """Every output of every kernel is allocated here (tests fill it with NaN)."""
+    return np.empty(shape, dtype)
+
+
+def scratch(size: int) -> Array:
+    """`size` bytes for a kernel, starting at a multiple of 64."""
+    memory = np.empty(size + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start:start + size]
+
+
+def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
+    """`x` (..., rows, width) broadcast to `lead`; copied only if misaligned, or not `dense` in its last axis."""
+    size = x.dtype.itemsize
+    if not x.flags.aligned or (dense and x.shape[-1] > 1 and x.strides[-1] != size):
+        x = np.ascontiguousarray(x) if x.flags.aligned else x.copy()
+    offsets = np.zeros(1, np.int64)
+    axes = len(lead) - (x.ndim - 2)
+    for axis, length in enumerate(lead):
+        stride = 0 if axis < axes or x.shape[axis - axes] == 1 else x.strides[axis - axes]
+        offsets = (offsets[:, None] + np.arange(length) * stride).ravel()
+    return Rows(x, offsets + x.ctypes.data, x.strides[-2], x.strides[-1])
+
+
+def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, int]:
+    """The numbers of queries and keys, n and m, of three arrays that fit together.
+
+    Raises: TypeError unless q, k and v are arrays of one float type; ValueError unless their shapes are
+    (...,n,d), (...,m,d), (...,m,e) with leading axes that broadcast, and n = m if `equal`.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        check_array(name, x, least=2, dtype=getattr(q, "dtype", None))
+    (n, width), (m, key_width), values = q.shape[-2:], k.shape[-2:], v.shape[-2]
+    if width != key_width:
+        raise ValueError(f"q and k need the same width, got {width} and {key_width}")
+    if width == 0:
+        raise ValueError("q and k need a width of at least 1, got 0")
+    if values != m:
+        raise ValueError(f"k and v need the same length, got {m} and {values}")
+    if equal and n != m:
+        raise ValueError(f"this variant needs as many queries as keys, got n = {n} and m = {m}")
+    leading(q, k, v)
+    return n, m
+
+
+def leading(*arrays: Array) -> tuple[int, ...]:
+    """The common leading axes of arrays of shape (...,length,width). Raises ValueError if there are none."""
+    leads = [x.shape[:-2] for x in arrays]
+    if leads.count(leads[0]) == len(leads):
+        return leads[0]
+    try:
+        return np.broadcast_shapes(*leads)
+    except ValueError:
+        raise ValueError("the leading axes of q, k and v do not broadcast: got the shapes "
+                         + ", ".join(str(x.shape) for x in arrays)) from None
+
+
+def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...]) -> Array:
+    """A key mask that fits the keys `k`, True = attend.
+
+    Raises: TypeError or ValueError if it is not boolean with (m,) or k.ndim - 1 axes.
+    """
+    m = k.shape[-2]
+    if type(key_mask) is not np.ndarray or key_mask.dtype != bool:
+        raise TypeError(f"key_mask needs a boolean array (True = attend), got {describe(key_mask)}")
+    if key_mask.ndim not in (1, k.ndim - 1) or key_mask.shape[-1] != m:
+        wanted = "(m,)" if k.ndim == 2 else f"(m,) or k.ndim - 1 = {k.ndim - 1} axes ending in m"
+        raise ValueError(f"key_mask needs {wanted} = {m}, got {key_mask.shape}; for one mask per batch entry "
+                         f"beside heads, reshape (B, m) to (B, 1, m): key_mask[:, None, :]")
+    check_shape("key_mask", key_mask.shape, (m,), lead, broadcast=True)
+    return key_mask
+
+
+def hide_keys(x: Array, key_mask: Array | None) -> Array:
+    """`x` (...,m,w) with zeros in the rows that `key_mask` hides, whatever they held."""
+    return x if key_mask is None else np.where(key_mask[..., None], x, x.dtype.type(0))
+
+
+def scale_or_default(scale: float | None, q: Array, *, positive: bool = False) -> float:
+    """`scale`, or d**-0.5. Raises TypeError or ValueError if it is no finite (positive) number."""
+    if scale is None:
+        return q.shape[-1] ** -0.5
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(f"scale needs a number or None, got {describe(scale)}")
+    if not np.isfinite(scale) or (positive and scale <= 0):
+        raise ValueError(f"scale needs to be finite{' and positive' if positive else ''}, got {scale}")
+    return float(scale)
+
+
+def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None = None) -> None:
+    """Raise TypeError unless `x` is a float array (of `dtype`), ValueError if it has under `least` axes."""
+    if type(x) is not np.ndarray:
+        raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
+    if x.dtype not in (np.float32, np.float64) or not x.dtype.isnative:
+        raise TypeError(f"{name} needs float32 or float64 in native byte order, got {x.dtype}; "
+                        f"convert with {name}.astype(numpy.float32)")
+    if dtype is not None and x.dtype != dtype:
+        raise TypeError(f"{name} needs the dtype of q, {dtype}, got {x.dtype}; "
+                        f"convert with {name}.astype(q.dtype)")
+    if x.ndim < least:
+        raise ValueError(f"{name} needs at least {least} axes, got the shape {x.shape}")
+
+
+def parameter(name: str, x: object, dtype: np.dtype, *, own: Sequence[int | None],
+              lead: tuple[int, ...], broadcast: bool = False) -> Array:
+    """A parameter of shape (lead..., own...) cast to `dtype`; None in `own` accepts any length.
+
+    With `broadcast`, own axes of length 1 fit too. Raises TypeError or ValueError naming the parameter.
+    """
+    if type(x) is not np.ndarray or not np.issubdtype(x.dtype, np.floating):
+        raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
+    check_shape(name, x.shape, own, lead, broadcast)
+    return x.astype(dtype, copy=False)
+
+
+def check_mask(name: str, mask: object, own: Sequence[int | None], lead: tuple[int, ...]) -> Array:
+    """A boolean array broadcastable to (lead..., own...). Raises TypeError or ValueError naming it."""
+    if type(mask) is not np.ndarray or mask.dtype != bool:
+        raise TypeError(f"{name} needs a boolean array (True = attend), got {describe(mask)}")
+    check_shape(name, mask.shape, own, lead, broadcast=True)
+    return mask
+
+
+def check_shape(name: str, shape: tuple[int, ...], own: Sequence[int | None], lead: tuple[int, ...],
+                broadcast: bool = False) -> None:
+    """Raise ValueError, naming the array, unless `shape` is (lead..., own...), `lead` up to broadcasting."""
+    tail = shape[max(len(shape) - len(own), 0):]
+    accepted = (len(tail) == len(own) or broadcast) and all(
+        want is None or got == want or (broadcast and got == 1)
+        for got, want in zip(reversed(tail), reversed(own), strict=False))
+    try:
+        accepted = accepted and np.broadcast_shapes(shape[:-len(own)], lead) == lead
+    except ValueError:
+        accepted = False
+    if not accepted:
+        axes = ", ".join("any" if want is None else str(want) for want in own)
+        raise ValueError(f"{name} needs the shape (lead..., {axes}) with lead broadcastable to {lead}, "
+                         f"got {shape}")
+
+
+def count(name: str, x: object, least: int = 1) -> int:
+    """`x` as an int. Raises TypeError if it is no integer, ValueError if it is under `least`."""
+    if isinstance(x, bool | np.bool_) or not isinstance(x, Integral):
+        raise TypeError(f"{name} needs an integer, got {describe(x)}")
+    if x < least:
+        raise ValueError(f"{name} needs to be at least {least}, got {x}")
+    return int(x)
+
+
+def counts(name: str, x: object, lead: tuple[int, ...], least: int = 1) -> int | Array:
+    """An int, or one int per entry of the last leading axis (per head). Raises as `count` does."""
+    if np.ndim(x) == 0:
+        return count(name, x[()] if isinstance(x, np.ndarray) else x, least)
+    values = np.asarray(x)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"{name} needs an integer or one integer per head, got {describe(x)}")
+    if lead[-1:] != values.shape:
+        raise ValueError(f"{name} needs one integer, or one per entry of the last leading axis "
+                         f"{lead[-1:]}, got the shape {values.shape}")
+    if values.size and values.min() < least:
+        raise ValueError(f"{name} needs to be at least {least}, got {values.min()}")
+    return values
+
+
+def describe(x: object) -> str:
+    """What `x` is, in a few words, for an error message."""
+    kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+    return f"{kind} of {x.dtype}" if hasattr(x, "dtype") else f"{kind} {x!r:.40}" if np.ndim(x) == 0 else kind
+
+
+def _remedy(x: object) -> str:
+    if isinstance(x, np.ma.MaskedArray):
+        return "fill it with .filled(0) and pass its mask as key_mask"
+    if isinstance(x, np.ndarray | list | tuple):
+        return "convert with numpy.asarray(x, dtype=numpy.float32)"
+    return "convert to NumPy first, for example with numpy.asarray or .numpy()"

@@ -1,0 +1,119 @@
+"""Softmax attention and its companions, fast. Follows `xfref.core`."""
+
+import numpy as np
+
+from xfaccel.arrays import check_array, leading, lengths, parameter
+from xfaccel.engine import tiles
+from xfaccel.engine.softmax import attend
+from xfaccel.patterns import Pattern
+
+Array = np.ndarray
+
+
+def softmax(scores: Array, axis: int = -1) -> Array:
+    """Exponentials of the scores, divided by their sum; a row of -inf is all zeros.
+
+    (...) -> (...). Follows `xfref.softmax`, in place in one new array.
+
+    Raises: TypeError if `scores` is not a float array.
+    Cost: O(size) time and memory.
+    """
+    check_array("scores", scores)
+    top = scores.max(axis=axis, keepdims=True, initial=-np.inf)
+    top[np.isneginf(top)] = 0
+    weights = np.subtract(scores, top)
+    np.exp(weights, out=weights)
+    total = weights.sum(axis=axis, keepdims=True)
+    total[total == 0] = 1
+    return np.divide(weights, total, out=weights)
+
+
+def layer_norm(x: Array, gain: Array, bias: Array, eps: float = 1e-5) -> Array:
+    """Each row shifted to mean 0, divided by its standard deviation, then scaled and shifted.
+
+    (...,w),(w),(w) -> (...,w). Follows `xfref.layer_norm`, in place in one new array.
+
+    Raises: TypeError or ValueError naming the array whose type or shape does not fit.
+    Cost: O(size) time and memory.
+    """
+    check_array("x", x, least=1)
+    gain = parameter("gain", gain, x.dtype, own=(x.shape[-1],), lead=x.shape[:-1])
+    bias = parameter("bias", bias, x.dtype, own=(x.shape[-1],), lead=x.shape[:-1])
+    out = x - x.mean(axis=-1, keepdims=True)
+    variance = np.einsum("...w,...w->...", out, out)[..., None] / x.dtype.type(max(x.shape[-1], 1))
+    out /= np.sqrt(variance + x.dtype.type(eps))
+    out *= gain
+    out += bias
+    return out
+
+
+def attention(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None = None,
+              key_mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+              scale: float | None = None) -> Array:
+    """Softmax attention without the (n, m) matrix. `mask` may also be a pattern of `xfaccel.patterns`.
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.attention`: an online softmax over tiles of 64
+    queries and 64 keys; tiles that a pattern or `causal` leaves empty are skipped.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n m (d + e)) time, half of it if causal; O(n) memory.
+    """
+    return attention_lse(q, k, v, mask=mask, key_mask=key_mask, bias=bias, causal=causal, scale=scale)[0]
+
+
+def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None = None,
+                  key_mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+                  scale: float | None = None) -> tuple[Array, Array]:
+    """`attention` and the logarithm of each row's denominator, -inf for a query that sees no key.
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n). Follows `xfref.attention_lse`.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: as for `attention`.
+    """
+    n, m = lengths(q, k, v)
+    if isinstance(mask, Pattern):
+        if mask.shape[-2:] != (n, m):
+            raise ValueError(f"mask needs the shape (..., {n}, {m}), got {mask.shape}")
+        lead = leading(q, k, v)
+        axes = mask.shape[:-2]
+        try:
+            fits = np.broadcast_shapes(axes, lead) == lead
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"mask needs leading axes that broadcast to {lead}, got {axes}")
+        if causal:
+            from xfaccel.patterns import past
+            mask = mask & past(n, m)
+        return attend(q, k, v, mask.tile_list(), plane_axes=axes, key_mask=key_mask, bias=bias, scale=scale)
+    tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
+    return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale)
+
+
+def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array, Array]:
+    """Attention over the union of two disjoint sets of keys, from the two results.
+
+    (...,n,e),(...,n),(...,n,e),(...,n) -> (...,n,e),(...,n). Follows `xfref.merge`.
+
+    Raises: TypeError or ValueError naming the array whose type or shape does not fit.
+    Cost: O(n e) time and memory.
+    """
+    for name, out, lse in (("a", out_a, lse_a), ("b", out_b, lse_b)):
+        check_array(f"out_{name}", out, least=2, dtype=getattr(out_a, "dtype", None))
+        check_array(f"lse_{name}", lse, least=1, dtype=out_a.dtype)
+        if out.shape != out_a.shape or lse.shape != out.shape[:-1]:
+            raise ValueError(f"out_{name} and lse_{name} need the shapes {out_a.shape} and "
+                             f"{out_a.shape[:-1]}, got {out.shape} and {lse.shape}")
+    top = np.maximum(lse_a, lse_b)
+    top[np.isneginf(top)] = 0
+    weight_a, weight_b = np.exp(lse_a - top), np.exp(lse_b - top)
+    total = weight_a + weight_b
+    with np.errstate(divide="ignore"):
+        lse = np.log(total) + top
+    total[total == 0] = 1
+    weight_a /= total
+    weight_b /= total
+    out = weight_a[..., None] * out_a
+    out += weight_b[..., None] * out_b
+    return out, lse

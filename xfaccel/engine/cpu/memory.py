@@ -1,0 +1,184 @@
+"""The few operations on raw memory that kernels are made of, each as Numba code and as Python that says the same.
+
+Drivers and micro-kernels pass addresses (int64) around: one compiled kernel then serves every layout, length
+and width. With NUMBA_DISABLE_JIT=1 the Python twins run, which check what they can. `zero`, a scalar of the
+element type, is how a function learns whether it works on float32 or float64.
+"""
+
+import ctypes
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import config
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+_BYTE = ir.IntType(8)
+_LOCK = threading.Lock()
+
+
+def twin(emit: Callable) -> Callable:
+    """Decorate the Python version of the primitive `emit`: it is used when JIT compilation is off."""
+    return lambda python: python if config.DISABLE_JIT else emit
+
+
+def _pointer(builder, address, element=_BYTE):
+    return builder.inttoptr(address, ir.PointerType(element))
+
+
+@intrinsic
+def _load_int(typing, address):
+    def generate(context, builder, signature, arguments):
+        return builder.load(_pointer(builder, arguments[0], ir.IntType(64)))
+    return types.int64(types.int64), generate
+
+
+@twin(_load_int)
+def load_int(address):
+    """The int64 at `address`."""
+    return ctypes.c_int64.from_address(int(address)).value
+
+
+@intrinsic
+def _load_byte(typing, address):
+    def generate(context, builder, signature, arguments):
+        byte = builder.load(_pointer(builder, arguments[0]))
+        return builder.zext(byte, ir.IntType(64))
+    return types.int64(types.int64), generate
+
+
+@twin(_load_byte)
+def load_byte(address):
+    """The byte at `address`: a boolean."""
+    return ctypes.c_uint8.from_address(int(address)).value
+
+
+@intrinsic
+def _load_real(typing, address, zero):
+    def generate(context, builder, signature, arguments):
+        return builder.load(_pointer(builder, arguments[0], context.get_value_type(zero)))
+    return zero(types.int64, zero), generate
+
+
+@twin(_load_real)
+def load_real(address, zero):
+    """The number of `zero`'s type at `address`."""
+    return _view(address, (1,), (0,), zero)[0]
+
+
+@intrinsic
+def _store_real(typing, address, value):
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(builder, arguments[0], context.get_value_type(value))
+        builder.store(arguments[1], pointer)
+        return context.get_dummy_value()
+    return types.void(types.int64, value), generate
+
+
+@twin(_store_real)
+def store_real(address, value):
+    """Write a float to `address`."""
+    _view(address, (1,), (0,), value)[0] = value
+
+
+@intrinsic
+def _size_of(typing, zero):
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(ir.IntType(64), zero.bitwidth // 8)
+    return types.int64(zero), generate
+
+
+@twin(_size_of)
+def size_of(zero):
+    """Bytes of a number of `zero`'s type."""
+    return np.dtype(type(zero)).itemsize
+
+
+@intrinsic
+def _fetch_add(typing, address, amount):
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(builder, arguments[0], ir.IntType(64))
+        return builder.atomic_rmw("add", pointer, arguments[1], "seq_cst")
+    return types.int64(types.int64, types.int64), generate
+
+
+@twin(_fetch_add)
+def fetch_add(address, amount):
+    """Add to the int64 at `address`, as one step that no other thread divides; returns what was there."""
+    with _LOCK:
+        cell = ctypes.c_int64.from_address(int(address))
+        before = cell.value
+        cell.value = before + int(amount)
+    return before
+
+
+@intrinsic
+def _grid(typing, address, rows, columns, row_stride, column_stride, zero):
+    kind = types.Array(zero, 2, "A")
+
+    def generate(context, builder, signature, arguments):
+        return _make(context, builder, kind, arguments[0], arguments[1:3], arguments[3:5])
+    return kind(types.int64, types.int64, types.int64, types.int64, types.int64, zero), generate
+
+
+@twin(_grid)
+def grid(address, rows, columns, row_stride, column_stride, zero):
+    """A matrix of `zero`'s type at `address`, with strides in bytes."""
+    return _view(address, (rows, columns), (row_stride, column_stride), zero)
+
+
+@intrinsic
+def _table(typing, address, rows, columns, zero):
+    kind = types.Array(zero, 2, "C")
+
+    def generate(context, builder, signature, arguments):
+        size = context.get_abi_sizeof(context.get_value_type(zero))
+        stride = ir.Constant(ir.IntType(64), size)
+        strides = [builder.mul(arguments[2], stride), stride]
+        return _make(context, builder, kind, arguments[0], arguments[1:3], strides)
+    return kind(types.int64, types.int64, types.int64, zero), generate
+
+
+@twin(_table)
+def table(address, rows, columns, zero):
+    """A row-major matrix of `zero`'s type without gaps: a tile in scratch."""
+    size = np.dtype(type(zero)).itemsize
+    return _view(address, (rows, columns), (int(columns) * size, size), zero)
+
+
+@intrinsic
+def _from_bits(typing, bits, zero):
+    integer = types.int32 if zero.bitwidth == 32 else types.int64
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(zero))
+    return zero(integer, zero), generate
+
+
+@twin(_from_bits)
+def from_bits(bits, zero):
+    """The float of `zero`'s type with this bit pattern."""
+    integer = np.int32 if np.dtype(type(zero)).itemsize == 4 else np.int64
+    return integer(bits).view(type(zero))
+
+
+def _make(context, builder, kind, address, shape, strides):
+    array = make_array(kind)(context, builder)
+    size = context.get_abi_sizeof(context.get_value_type(kind.dtype))
+    populate_array(array, data=builder.inttoptr(address, array.data.type), shape=shape, strides=strides,
+                   itemsize=ir.Constant(ir.IntType(64), size), meminfo=None)
+    return array._getvalue()
+
+
+def _view(address, shape, strides, zero):
+    shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
+    dtype = np.dtype(type(zero))
+    if min(shape) == 0:
+        return np.empty(shape, dtype)
+    low = sum(min(0, (size - 1) * stride) for size, stride in zip(shape, strides, strict=True))
+    high = sum(max(0, (size - 1) * stride) for size, stride in zip(shape, strides, strict=True))
+    memory = (ctypes.c_char * (high - low + dtype.itemsize)).from_address(int(address) + low)
+    return np.ndarray(shape, dtype, memory, -low, strides)

@@ -1,0 +1,184 @@
+"""The micro-kernels as plain loops: what they compute, in the simplest form that still runs fast.
+
+Lanes are tokens: a tile has 64 columns, one per query (or per key, in the scan engine), and every inner loop
+runs across them, so there is no sum across a vector and masks are per lane. Tiles lie in scratch, row-major,
+64 numbers a row; `k` and `v` are read where the caller's arrays lie. Scores are in units of log 2.
+
+Parameters called like an array are addresses; strides are in bytes; `zero` carries the element type.
+"""
+
+import numpy as np
+from numba import njit
+
+from xfaccel.engine.cpu.exponential import exp2
+from xfaccel.engine.cpu.memory import grid, load_byte, load_int, size_of, table
+from xfaccel.engine.tiles import TILE
+
+# a * b + c may become one fused instruction; nothing may be reordered, so results are the same on every run
+OPTIONS = dict(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+
+
+@njit(**OPTIONS)
+def pack(x, x_row, x_column, count, width, factor, out, zero):
+    """out[c, lane] = factor * x[lane, c]; lanes from `count` on are zero."""
+    source, tile = grid(x, count, width, x_row, x_column, zero), table(out, width, TILE, zero)
+    for c in range(width):
+        for lane in range(count):
+            tile[c, lane] = source[lane, c] * factor
+        for lane in range(count, TILE):
+            tile[c, lane] = zero
+
+
+@njit(**OPTIONS)
+def scores(k, k_row, k_column, keys, width, queries, out, zero):
+    """out[j, lane] = sum_c k[j, c] * queries[c, lane]."""
+    source, tile = grid(k, keys, width, k_row, k_column, zero), table(queries, width, TILE, zero)
+    result = table(out, keys, TILE, zero)
+    whole = width // 4 * 4
+    for j in range(keys):
+        for lane in range(TILE):
+            result[j, lane] = zero
+        for c in range(0, whole, 4):
+            k0, k1, k2, k3 = source[j, c], source[j, c + 1], source[j, c + 2], source[j, c + 3]
+            for lane in range(TILE):
+                result[j, lane] += (k0 * tile[c, lane] + k1 * tile[c + 1, lane]
+                                    + k2 * tile[c + 2, lane] + k3 * tile[c + 3, lane])
+        for c in range(whole, width):
+            k0 = source[j, c]
+            for lane in range(TILE):
+                result[j, lane] += k0 * tile[c, lane]
+
+
+@njit(**OPTIONS)
+def softmax(s, keys, top, total, shrink, zero):
+    """One step of the online softmax: scores become weights exp2(s - top), and the running sums follow.
+
+    top = max(top, largest score); shrink = exp2(old top - top); total = total * shrink + sum of the weights.
+    """
+    tile = table(s, keys, TILE, zero)
+    tops, totals, shrinks = table(top, 1, TILE, zero), table(total, 1, TILE, zero), table(shrink, 1, TILE, zero)
+    for lane in range(TILE):
+        shrinks[0, lane] = tops[0, lane]
+    for j in range(keys):
+        for lane in range(TILE):
+            if tile[j, lane] > tops[0, lane]:
+                tops[0, lane] = tile[j, lane]
+    for lane in range(TILE):
+        # a lane that has seen nothing keeps -inf; exp2(-inf - 0) is then 0, where exp2(-inf + inf) is NaN
+        reference = tops[0, lane] if tops[0, lane] > -np.inf else zero
+        shrinks[0, lane] = exp2(shrinks[0, lane] - reference, zero)
+        totals[0, lane] *= shrinks[0, lane]
+    for j in range(keys):
+        for lane in range(TILE):
+            reference = tops[0, lane] if tops[0, lane] > -np.inf else zero
+            weight = exp2(tile[j, lane] - reference, zero)
+            tile[j, lane] = weight
+            totals[0, lane] += weight
+
+
+@njit(**OPTIONS)
+def accumulate(p, keys, v, v_row, v_column, width, shrink, out, zero):
+    """out[c, lane] = out[c, lane] * shrink[lane] + sum_j p[j, lane] * v[j, c]."""
+    weights, source = table(p, keys, TILE, zero), grid(v, keys, width, v_row, v_column, zero)
+    result, shrinks = table(out, width, TILE, zero), table(shrink, 1, TILE, zero)
+    whole = keys // 4 * 4
+    for c in range(width):
+        for lane in range(TILE):
+            result[c, lane] *= shrinks[0, lane]
+        for j in range(0, whole, 4):
+            v0, v1, v2, v3 = source[j, c], source[j + 1, c], source[j + 2, c], source[j + 3, c]
+            for lane in range(TILE):
+                result[c, lane] += (v0 * weights[j, lane] + v1 * weights[j + 1, lane]
+                                    + v2 * weights[j + 2, lane] + v3 * weights[j + 3, lane])
+        for j in range(whole, keys):
+            v0 = source[j, c]
+            for lane in range(TILE):
+                result[c, lane] += v0 * weights[j, lane]
+
+
+@njit(**OPTIONS)
+def unpack(tile, count, width, total, out, out_row, zero):
+    """out[lane, c] = tile[c, lane] / total[lane], zero where the total is zero."""
+    source, totals = table(tile, width, TILE, zero), table(total, 1, TILE, zero)
+    result = grid(out, count, width, out_row, size_of(zero), zero)
+    for lane in range(count):
+        for c in range(width):
+            result[lane, c] = source[c, lane] / totals[0, lane] if totals[0, lane] != 0 else zero
+
+
+@njit(**OPTIONS)
+def fill(tile, rows, value, zero):
+    """Every number of `rows` rows = value."""
+    target = table(tile, rows, TILE, zero)
+    for row in range(rows):
+        for lane in range(TILE):
+            target[row, lane] = value
+
+
+@njit(**OPTIONS)
+def hide_band(s, keys, low, high, zero):
+    """s[j, lane] = -inf unless low <= j - lane <= high."""
+    tile = table(s, keys, TILE, zero)
+    for j in range(keys):
+        for lane in range(TILE):
+            if j - lane < low or j - lane > high:
+                tile[j, lane] = -np.inf
+
+
+@njit(**OPTIONS)
+def hide_bits(s, keys, words, zero):
+    """s[j, lane] = -inf where bit `lane` of the int64 words[j] is not set."""
+    tile = table(s, keys, TILE, zero)
+    for j in range(keys):
+        word = load_int(words + 8 * j)
+        for lane in range(TILE):
+            if (word >> lane) & 1 == 0:
+                tile[j, lane] = -np.inf
+
+
+@njit(**OPTIONS)
+def hide_mask(s, keys, count, mask, row, column, zero):
+    """s[j, lane] = -inf where the byte of lane and key in a dense mask is 0."""
+    tile = table(s, keys, TILE, zero)
+    for lane in range(count):
+        for j in range(keys):
+            if load_byte(mask + lane * row + j * column) == 0:
+                tile[j, lane] = -np.inf
+
+
+@njit(**OPTIONS)
+def hide_keys(s, keys, mask, step, zero):
+    """s[j, :] = -inf where byte j of the key mask is 0."""
+    tile = table(s, keys, TILE, zero)
+    for j in range(keys):
+        if load_byte(mask + j * step) == 0:
+            for lane in range(TILE):
+                tile[j, lane] = -np.inf
+
+
+@njit(**OPTIONS)
+def add_bias(s, keys, count, bias, row, column, factor, zero):
+    """s[j, lane] += factor * bias[lane, j]."""
+    tile, source = table(s, keys, TILE, zero), grid(bias, count, keys, row, column, zero)
+    for lane in range(count):
+        for j in range(keys):
+            tile[j, lane] += source[lane, j] * factor
+
+
+@njit(**OPTIONS)
+def seen_keys(mask, step, keys):
+    """How many of the bytes mask[0], mask[step], ... are not 0."""
+    seen = 0
+    for j in range(keys):
+        seen += load_byte(mask + j * step) != 0
+    return seen
+
+
+@njit(**OPTIONS)
+def copy_seen(x, x_row, keys, width, mask, step, out, zero):
+    """out[j, :] = x[j, :], with zeros in the rows that the key mask hides: 0 * NaN would not be 0."""
+    source, result = grid(x, keys, width, x_row, size_of(zero), zero), table(out, keys, width, zero)
+    for j in range(keys):
+        seen = load_byte(mask + j * step) != 0
+        for c in range(width):
+            result[j, c] = source[j, c] if seen else zero

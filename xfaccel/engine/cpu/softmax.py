@@ -1,0 +1,236 @@
+"""The softmax engine on the CPU: every tile of queries walks through its list of keys with an online softmax.
+
+Milakov and Gimelshein 2018, arXiv:1805.02867 (the running maximum and sum); Dao et al. 2022, arXiv:2205.14135
+(tiles, so that scores never leave the cache). A job is one record of int64, written by the caller and read by
+every thread; its tiles are handed out by an atomic counter, and each is computed the same way by whichever
+thread takes it.
+"""
+
+import math
+from enum import IntEnum, auto
+
+import numpy as np
+from numba import njit
+
+from xfaccel.arrays import Rows, scratch
+from xfaccel.engine.cpu import cache, threads
+from xfaccel.engine.cpu.kernels import (
+    accumulate,
+    add_bias,
+    copy_seen,
+    fill,
+    hide_band,
+    hide_bits,
+    hide_keys,
+    hide_mask,
+    pack,
+    scores,
+    seen_keys,
+    softmax,
+    unpack,
+)
+from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, store_real
+from xfaccel.engine.cpu.plain import OPTIONS
+from xfaccel.engine.tiles import TILE, TileList
+
+Array = np.ndarray
+_SMALL = 1 << 19  # multiplications below which waking a helper costs more than it brings
+
+
+class Field(IntEnum):
+    """Places in the job record. X is the address of a table of addresses, X_ROW and X_COLUMN are strides."""
+
+    NEXT = 0          # the counter that hands out tiles
+    DONE = auto()     # tiles that are finished
+    TOTAL = auto()
+    WORKERS = auto()  # threads that came; each takes a part of the scratch
+    ENTRIES = auto()  # leading entries
+    SLOTS = auto()    # tiles per entry, of the largest plane
+    D = auto()
+    E = auto()
+    Q = auto()
+    Q_ROW = auto()
+    K = auto()
+    K_ROW = auto()
+    V = auto()
+    V_ROW = auto()
+    OUT = auto()
+    OUT_ROW = auto()
+    LSE = auto()
+    KEY_MASK = auto()  # 0 without one, as with MASK and BIAS
+    KEY_MASK_STEP = auto()
+    MASK = auto()
+    MASK_ROW = auto()
+    MASK_COLUMN = auto()
+    BIAS = auto()
+    BIAS_ROW = auto()
+    BIAS_COLUMN = auto()
+    PLANES = auto()
+    PLANE_OF = auto()  # table: the plane of each entry
+    TILES = auto()
+    OFFSETS = auto()
+    SEGMENTS = auto()
+    MASKS = auto()
+    SCRATCH = auto()
+    SCRATCH_SIZE = auto()  # bytes per thread
+
+
+with cache.enabled():
+    @njit(**OPTIONS)
+    def _work(job, scale, zero):
+        """Take tiles until there are none. True in the thread that finished the last tile of the job."""
+        part = fetch_add(job + 8 * Field.WORKERS, 1)
+        room = load_int(job + 8 * Field.SCRATCH) + part * load_int(job + 8 * Field.SCRATCH_SIZE)
+        total, slots = load_int(job + 8 * Field.TOTAL), load_int(job + 8 * Field.SLOTS)
+        finished = 0
+        while True:
+            item = fetch_add(job + 8 * Field.NEXT, 1)
+            if item >= total:
+                break
+            entry = item // slots
+            plane = load_int(load_int(job + 8 * Field.PLANE_OF) + 8 * entry)
+            planes = load_int(job + 8 * Field.PLANES)
+            tile = load_int(planes + 8 * plane) + item - entry * slots
+            if tile < load_int(planes + 8 * plane + 8):  # a plane may have fewer tiles than the largest
+                _tile(job, entry, tile, scale, room, zero)
+            finished += 1
+        return finished > 0 and fetch_add(job + 8 * Field.DONE, finished) + finished == total
+
+    @njit(**OPTIONS)
+    def _tile(job, entry, tile, scale, room, zero):
+        """The output and lse of up to 64 queries."""
+        size, d, e = size_of(zero), load_int(job + 8 * Field.D), load_int(job + 8 * Field.E)
+        place = load_int(job + 8 * Field.TILES) + 24 * tile
+        first, step, count = load_int(place), load_int(place + 8), load_int(place + 16)
+
+        # scratch: queries (d rows of 64), scores (64 rows), output (e rows), three rows, copies of k and v
+        queries = room
+        s = queries + TILE * size * d
+        result = s + TILE * size * TILE
+        top = result + TILE * size * e
+        sums = top + TILE * size
+        shrink = sums + TILE * size
+        k_copy = shrink + TILE * size
+        v_copy = k_copy + TILE * size * d
+
+        q_row = load_int(job + 8 * Field.Q_ROW)
+        q = load_int(load_int(job + 8 * Field.Q) + 8 * entry) + first * q_row
+        pack(q, step * q_row, size, count, d, scale, queries, zero)
+        fill(result, e, zero, zero)
+        fill(top, 1, zero - np.inf, zero)
+        fill(sums, 1, zero, zero)
+
+        offsets = load_int(job + 8 * Field.OFFSETS) + 8 * tile
+        for number in range(load_int(offsets), load_int(offsets + 8)):
+            segment = load_int(job + 8 * Field.SEGMENTS) + 48 * number
+            keys, low, high = load_int(segment + 16), load_int(segment + 24), load_int(segment + 32)
+            for begin in range(0, keys, TILE):
+                now = min(TILE, keys - begin)
+                # lanes 0 .. count - 1 against keys begin .. begin + now - 1: no lane sees any of them
+                if begin - (count - 1) > high or begin + now - 1 < low:
+                    continue
+                _block(job, entry, segment, begin, now, first, step, count, queries, s, result, top, sums, shrink,
+                       k_copy, v_copy, zero)
+
+        out_row = load_int(job + 8 * Field.OUT_ROW)
+        out = load_int(load_int(job + 8 * Field.OUT) + 8 * entry) + first * out_row
+        unpack(result, count, e, sums, out, step * out_row, zero)
+        lse = load_int(load_int(job + 8 * Field.LSE) + 8 * entry) + first * size
+        for lane in range(count):
+            sum_of_lane, top_of_lane = load_real(sums + lane * size, zero), load_real(top + lane * size, zero)
+            value = (top_of_lane + math.log2(sum_of_lane)) * math.log(2.0) if sum_of_lane != 0 else -np.inf
+            store_real(lse + lane * step * size, zero + value)
+
+    @njit(**OPTIONS)
+    def _block(job, entry, segment, begin, keys, first, step, count, queries, s, result, top, sums, shrink,
+               k_copy, v_copy, zero):
+        """One step of the online softmax over up to 64 keys of a segment."""
+        size, d, e = size_of(zero), load_int(job + 8 * Field.D), load_int(job + 8 * Field.E)
+        key_step, low, high = load_int(segment + 8), load_int(segment + 24), load_int(segment + 32)
+        words = load_int(segment + 40)
+        key = load_int(segment) + begin * key_step
+        k_row, v_row = load_int(job + 8 * Field.K_ROW), load_int(job + 8 * Field.V_ROW)
+        k = load_int(load_int(job + 8 * Field.K) + 8 * entry) + key * k_row
+        v = load_int(load_int(job + 8 * Field.V) + 8 * entry) + key * v_row
+        k_row, v_row = k_row * key_step, v_row * key_step
+
+        masks, mask_step, seen = load_int(job + 8 * Field.KEY_MASK), load_int(job + 8 * Field.KEY_MASK_STEP), keys
+        mask = masks
+        if masks != 0:
+            mask = load_int(masks + 8 * entry) + key * mask_step
+            mask_step *= key_step
+            seen = seen_keys(mask, mask_step, keys)
+            if seen == 0:
+                return
+            if seen < keys:
+                copy_seen(k, k_row, keys, d, mask, mask_step, k_copy, zero)
+                copy_seen(v, v_row, keys, e, mask, mask_step, v_copy, zero)
+                k, k_row, v, v_row = k_copy, size * d, v_copy, size * e
+
+        scores(k, k_row, size, keys, d, queries, s, zero)
+        biases = load_int(job + 8 * Field.BIAS)
+        if biases != 0:
+            row, column = load_int(job + 8 * Field.BIAS_ROW), load_int(job + 8 * Field.BIAS_COLUMN)
+            bias = load_int(biases + 8 * entry) + first * row + key * column
+            add_bias(s, keys, count, bias, step * row, key_step * column, zero + math.log2(math.e), zero)
+        dense = load_int(job + 8 * Field.MASK)
+        if dense != 0:
+            row, column = load_int(job + 8 * Field.MASK_ROW), load_int(job + 8 * Field.MASK_COLUMN)
+            dense = load_int(dense + 8 * entry) + first * row + key * column
+            hide_mask(s, keys, count, dense, step * row, key_step * column, zero)
+        if begin - (count - 1) < low or begin + keys - 1 > high:
+            hide_band(s, keys, low - begin, high - begin, zero)
+        if words >= 0:
+            hide_bits(s, keys, load_int(job + 8 * Field.MASKS) + 8 * (words + begin), zero)
+        if seen < keys:
+            hide_keys(s, keys, mask, mask_step, zero)
+        softmax(s, keys, top, sums, shrink, zero)
+        accumulate(s, keys, v, v_row, size, e, shrink, result, zero)
+
+
+def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Array, *, d: int, e: int, tile_list: TileList, plane_of: Array,
+        scale: float, key_mask: Rows | None = None, mask: Rows | None = None, bias: Rows | None = None) -> None:
+    """Fill `out` and `lse` (entries, n), both given as the caller allocated them.
+
+    `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
+    `bias` are rows of (n, m), `key_mask` rows of (1, m).
+    """
+    entries = len(q.addresses)
+    slots = int(np.diff(tile_list.planes).max(initial=0))
+    total = entries * slots
+    if total == 0:
+        return
+    dtype = out.memory.dtype
+    lse_rows = lse.ctypes.data + np.arange(entries, dtype=np.int64) * lse.strides[0]
+    work = entries * tile_list.scores * (d + e)
+    workers = 1 if work < _SMALL else min(threads.available(), total)
+    size = -(-(TILE * (TILE + 2 * d + 2 * e + 3)) * dtype.itemsize // 64) * 64
+    room = scratch(workers * size)
+
+    job = np.zeros(len(Field), np.int64)
+    job[Field.TOTAL], job[Field.ENTRIES], job[Field.SLOTS], job[Field.D], job[Field.E] = total, entries, slots, d, e
+    for field, row, operand in ((Field.Q, Field.Q_ROW, q), (Field.K, Field.K_ROW, k), (Field.V, Field.V_ROW, v),
+                                (Field.OUT, Field.OUT_ROW, out)):
+        job[field], job[row] = operand.table, operand.stride
+    job[Field.LSE] = lse_rows.ctypes.data
+    if key_mask is not None:
+        job[Field.KEY_MASK], job[Field.KEY_MASK_STEP] = key_mask.table, key_mask.column
+    for field, operand in ((Field.MASK, mask), (Field.BIAS, bias)):
+        if operand is not None:
+            job[field:field + 3] = operand.table, operand.stride, operand.column
+    job[Field.PLANES], job[Field.PLANE_OF] = tile_list.planes.ctypes.data, plane_of.ctypes.data
+    for field, part in ((Field.TILES, tile_list.tiles), (Field.OFFSETS, tile_list.offsets),
+                        (Field.SEGMENTS, tile_list.segments), (Field.MASKS, tile_list.masks)):
+        job[field] = part.ctypes.data
+    job[Field.SCRATCH], job[Field.SCRATCH_SIZE] = room.ctypes.data, size
+
+    factor, zero = dtype.type(scale * math.log2(math.e)), dtype.type(0)
+    keep = q, k, v, out, lse, lse_rows, key_mask, mask, bias, tile_list, plane_of, room
+
+    def work_on_it(job=job, keep=keep):
+        return _work(job.ctypes.data, factor, zero)
+
+    def cancel():
+        job[Field.NEXT] = total
+
+    threads.run(work_on_it, workers - 1, cancel)

@@ -1,0 +1,129 @@
+"""Helper threads that share one job's tiles with the thread that called.
+
+A job is a list of tiles behind an atomic counter. The caller works on it too, and returns when every tile is
+done, not when every thread has come: a helper that the system wakes late finds the counter at its end and
+goes back to sleep. So a sleeping thread costs nothing but its help, any number of callers share the helpers,
+and a job's memory is kept alive by whoever still holds it. Kernels release the GIL.
+"""
+
+import contextlib
+import contextvars
+import functools
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from numba.core import config
+
+_LIMIT = contextvars.ContextVar("xfaccel thread limit", default=None)
+_LOCK = threading.Lock()
+_TASKS: queue.SimpleQueue = queue.SimpleQueue()
+_STARTED: list[threading.Thread] = []
+
+
+def available() -> int:
+    """Threads that a call may use: the smallest of affinity, cgroup quota, NUMBA_NUM_THREADS and `limited`."""
+    return min(count for count, _ in _bounds())
+
+
+def reason() -> str:
+    """What bounds `available()`, in a few words."""
+    return min(_bounds())[1]
+
+
+@contextlib.contextmanager
+def limited(count: int) -> Iterator[None]:
+    """Inside this block, calls of this thread use at most `count` threads. Raises ValueError below 1."""
+    if count < 1:
+        raise ValueError(f"count needs to be at least 1, got {count}")
+    token = _LIMIT.set(count)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def run(work: Callable[[], bool], helpers: int, cancel: Callable[[], None]) -> None:
+    """Call `work` here and in up to `helpers` other threads; return when the job it belongs to is done.
+
+    `work` takes tiles until there are none and returns True in the one thread that finished the last of them.
+    `cancel` empties the counter: it is called when the wait is interrupted.
+    """
+    if helpers < 1:
+        work()
+        return
+    done = threading.Lock()
+    done.acquire()
+    _start(helpers)
+    for _ in range(helpers):
+        _TASKS.put((work, done))
+    try:
+        if not work():
+            done.acquire()
+    except BaseException:
+        cancel()
+        raise
+
+
+def _bounds() -> list[tuple[int, str]]:
+    bounds = [(_affinity(), "cores this process may run on")]
+    if quota := _quota():
+        bounds.append((quota, "cgroup quota"))
+    if "NUMBA_NUM_THREADS" in os.environ:
+        bounds.append((config.NUMBA_NUM_THREADS, "NUMBA_NUM_THREADS"))
+    if limit := _LIMIT.get():
+        bounds.append((limit, "limited by the caller"))
+    if config.DISABLE_JIT:
+        bounds.append((1, "NUMBA_DISABLE_JIT"))  # Python kernels hold the GIL
+    return bounds
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _quota() -> int | None:
+    """Whole cores of the cgroup's CPU quota (version 2, then 1); None without one."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            base = Path("/sys/fs/cgroup/cpu")
+            quota, period = ((base / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        except OSError:
+            return None
+    if quota in ("max", "-1"):
+        return None
+    return max(1, int(quota) // int(period))
+
+
+def _start(helpers: int) -> None:
+    if len(_STARTED) >= helpers:
+        return
+    with _LOCK:
+        while len(_STARTED) < helpers:
+            thread = threading.Thread(target=_help, args=(_TASKS,), name=f"xfaccel-{len(_STARTED)}", daemon=True)
+            thread.start()
+            _STARTED.append(thread)
+
+
+def _help(tasks: queue.SimpleQueue) -> None:
+    while True:
+        work, done = tasks.get()
+        if work():
+            done.release()
+        del work, done  # the job's memory may go while this thread waits for the next one
+
+
+def _forget() -> None:
+    """A forked child has none of its parent's threads: start afresh."""
+    global _TASKS, _LOCK
+    _TASKS, _LOCK = queue.SimpleQueue(), threading.Lock()
+    _STARTED.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

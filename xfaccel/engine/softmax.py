@@ -1,0 +1,46 @@
+"""The face of the softmax engine: arrays and a pattern in, output and lse out, whichever device holds them."""
+
+import numpy as np
+
+from xfaccel.arrays import check_key_mask, check_mask, empty, leading, lengths, parameter, rows, scale_or_default
+from xfaccel.engine import tiles
+from xfaccel.engine.cpu import softmax as cpu
+
+Array = np.ndarray
+
+
+def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axes: tuple[int, ...] = (),
+           key_mask: Array | None = None, mask: Array | None = None, bias: Array | None = None,
+           scale: float | None = None) -> tuple[Array, Array]:
+    """Softmax attention over a tile list.
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n). The planes of `tile_list` are laid out over leading axes
+    of lengths `plane_axes`, which broadcast against those of q, k and v. `mask` and `bias` are dense and
+    broadcastable to (...,n,m).
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
+    """
+    n, m = lengths(q, k, v)
+    lead, d, e = leading(q, k, v), q.shape[-1], v.shape[-1]
+    scale = scale_or_default(scale, q)
+    key_rows = mask_rows = bias_rows = None
+    if key_mask is not None:
+        key_rows = rows(check_key_mask(key_mask, k, lead)[..., None, :], lead, dense=False)
+    if mask is not None:
+        dense = check_mask("mask", mask, (n, m), lead)
+        mask_rows = rows(_at_least_2d(dense, n, m), lead, dense=False)
+    if bias is not None:
+        added = parameter("bias", bias, q.dtype, own=(n, m), lead=lead, broadcast=True)
+        bias_rows = rows(_at_least_2d(added, n, m), lead, dense=False)
+    out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype)
+    planes = np.arange(max(1, int(np.prod(plane_axes))), dtype=np.int64).reshape(plane_axes)
+    plane_of = np.ascontiguousarray(np.broadcast_to(planes, lead)).ravel()
+    cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead), lse.reshape(plane_of.size, n),
+            d=d, e=e, tile_list=tile_list, plane_of=plane_of, scale=scale, key_mask=key_rows, mask=mask_rows,
+            bias=bias_rows)
+    return out, lse
+
+
+def _at_least_2d(x: Array, n: int, m: int) -> Array:
+    return np.broadcast_to(x, (*x.shape[:-2], n, m))
