@@ -1,7 +1,7 @@
-"""The table of cases: every public name that both packages have, with its options and the shapes it must bear.
+"""The table of cases: every public name of both packages, with its options and the shapes it must bear.
 
-A later paper adds one line to VARIANTS (which gives it all the COMMON cases: lengths, masks, leading axes), lines
-of its own to SPECIAL for what only it can do and, if it has a streaming form, one to STEPS.
+A later paper adds one line to VARIANTS (which gives it all the COMMON cases: lengths, masks, leading axes),
+lines of its own to SPECIAL for what only it can do and, if it has a streaming form, one to STEPS.
 
 A draw is a function of a generator that returns keyword arguments; arrays are drawn as float64 and cast where
 they stand in the place of q, k and v. A function among the arguments is a pattern: it is given the `patterns`
@@ -19,7 +19,7 @@ class Variant(NamedTuple):
     options: Callable[..., dict]   # (rng, n, m, d) -> the paper's own parameters, for n queries and m keys
     causal: bool = True            # takes causal=
     scale: bool = True             # takes scale=, a softmax over scores
-    size: float = 1.0              # of the entries of q and k: some features lose their digits with large ones
+    size: float = 1.0              # of the entries of q and k: large ones cost some features their digits
 
 
 class Case(NamedTuple):
@@ -51,8 +51,8 @@ VARIANTS = {
     "sliding_window": Variant("sliding_window", lambda rng, n, m, d: dict(left=4, right=2), causal=False),
     "sliding_window, right 0": Variant("sliding_window", lambda rng, n, m, d: dict(left=6, right=0),
                                        causal=False),
-    "sliding_window, dilated": Variant("sliding_window", lambda rng, n, m, d: dict(left=2, right=3, dilation=3),
-                                       causal=False),
+    "sliding_window, dilated": Variant("sliding_window", lambda rng, n, m, d: dict(
+        left=2, right=3, dilation=3), causal=False),
     "longformer": Variant("longformer", lambda rng, n, m, d: dict(window=6)),
     "longformer, global": Variant("longformer", lambda rng, n, m, d: dict(
         window=4, dilation=2, global_tokens=some_of(m, 0, 7, 11))),
@@ -139,7 +139,8 @@ COMMON = {  # what is common to all variants: a shape, options, and what the var
     "key mask, K with axes of its own": (Shape(9, 11, q=(2, 3), k=(2, 3), v=(3,)), mask_of(2, 1, 11)),
     "key mask, V with axes of its own": (Shape(9, 11, q=(2, 3), k=(3,), v=(2, 3)), mask_of(3, 11)),
     "everything hidden": (Shape(9, 11), lambda rng: dict(key_mask=np.zeros(11, bool))),
-    "one entry hidden": (Shape(9, 11), lambda rng: dict(key_mask=np.arange(2)[:, None, None] < np.ones((2, 1, 11)))),
+    "one entry hidden": (Shape(9, 11), lambda rng: dict(
+        key_mask=np.array([[[False] * 11], [[True] * 11]]))),
     "key mask and causal": (Shape(17, 17), lambda rng: dict(key_mask=rng.random(17) < 0.5, causal=True)),
     "key mask, several tiles": (Shape(70, 150, q=(2,), k=(2,)), mask_of(2, 150)),
 }
@@ -258,12 +259,14 @@ PATTERNS = {  # (name, a function of the `patterns` of a package, its number of 
         140, np.random.default_rng(1).integers(-1, 140, (140, 6))), 140, 140),
     "union": (lambda p: p.window(20, left=2, right=0) | p.hubs(20, [0, 5]) | p.strided(20, 7), 20, 20),
     "intersection": (lambda p: p.past(20) & p.same_block(20, 6), 20, 20),
-    "intersection of a union": (lambda p: (p.strided(140, 12) | p.same_block(140, 12)) & p.past(140), 140, 140),
+    "intersection of a union": (
+        lambda p: (p.strided(140, 12) | p.same_block(140, 12)) & p.past(140), 140, 140),
     "empty": (lambda p: p.past(0), 0, 0),
 }
 
 PATTERNS_PER_HEAD = {
-    "window, dilation per head": (lambda p: p.window(20, left=3, right=2, dilation=np.array([1, 2, 5])), 20, 20),
+    "window, dilation per head": (
+        lambda p: p.window(20, left=3, right=2, dilation=np.array([1, 2, 5])), 20, 20),
     "summaries, sub-block per head": (lambda p: p.summaries(20, 6, 2, np.array([0, 1, 2])), 20, 20),
     "blocks per head": (lambda p: p.blocks(np.array([[[1], [0]], [[-1], [1]], [[0], [1]]]), 10, 20), 20, 20),
     "scattered per head": (lambda p: p.scattered(4, np.arange(24).reshape(3, 4, 2) % 5 - 1), 4, 4),
@@ -319,11 +322,13 @@ SPECIAL = [
             mask=rng.random((3, 13, 20)) < 0.6, bias=rng.standard_normal((13, 20)), causal=True, scale=0.3,
             key_mask=rng.random((2, 1, 20)) < 0.7)),
       )),
-    *(special("attention_lse", f"pattern {what}", Shape(n, m, q=(2, 3) if n < 100 else (2,), k=(3,) if n < 100 else ()),
+    *(special("attention_lse", f"pattern {what}",
+              Shape(n, m, q=(2, 3), k=(3,)) if n < 100 else Shape(n, m, q=(2,), k=()),
               lambda rng, pattern=pattern: dict(mask=pattern))
       for what, (pattern, n, m) in (PATTERNS | PATTERNS_PER_HEAD).items()),
     special("attention", "pattern, causal and key mask", Shape(20, 20), lambda rng: dict(
-        mask=lambda p: p.window(20, left=5, right=5) | p.hubs(20, [3]), causal=True, key_mask=rng.random(20) < 0.6)),
+        mask=lambda p: p.window(20, left=5, right=5) | p.hubs(20, [3]), causal=True,
+        key_mask=rng.random(20) < 0.6)),
     special("attention", "pattern and bias", Shape(20, 20), lambda rng: dict(
         mask=lambda p: p.window(20, left=5, right=5), bias=rng.standard_normal((3, 20, 20)))),
     *(free(f"patterns.{what.split(',')[0]}", what, lambda rng, pattern=pattern: ((np.zeros(0), pattern), {}),
@@ -334,7 +339,8 @@ SPECIAL = [
     special("block_local", "block n", Shape(13, 13), lambda rng: dict(block=13)),
     special("block_local", "block above n", Shape(13, 20), lambda rng: dict(block=100, before=3)),
     special("block_local", "only the blocks after", Shape(20, 20), lambda rng: dict(block=6, after=2)),
-    special("block_local", "blocks across tiles", Shape(150, 150, q=(2,), k=(2,)), lambda rng: dict(block=50)),
+    special("block_local", "blocks across tiles", Shape(150, 150, q=(2,), k=(2,)),
+            lambda rng: dict(block=50)),
     special("block_local", "blocks across tiles, causal", Shape(110, 150, q=(2,), k=(2,)),
             lambda rng: dict(block=23, before=1, causal=True)),
     # windows
@@ -343,14 +349,17 @@ SPECIAL = [
             lambda rng: dict(left=2, right=3, dilation=np.array([1, 2, 5]))),
     special("sliding_window", "dilation per head, a list", Shape(20, 17),
             lambda rng: dict(left=2, right=0, dilation=[4, 1, 1])),
-    special("sliding_window", "dilation above n", Shape(9, 9), lambda rng: dict(left=3, right=3, dilation=50)),
+    special("sliding_window", "dilation above n", Shape(9, 9),
+            lambda rng: dict(left=3, right=3, dilation=50)),
     special("sliding_window", "wider than everything", Shape(9, 13), lambda rng: dict(left=99, right=99)),
-    special("sliding_window", "across tiles", Shape(150, 150, q=(2,), k=(2,)), lambda rng: dict(left=66, right=30)),
+    special("sliding_window", "across tiles", Shape(150, 150, q=(2,), k=(2,)),
+            lambda rng: dict(left=66, right=30)),
     special("sliding_window", "across tiles, dilated", Shape(150, 130, q=(2,), k=(2,)),
             lambda rng: dict(left=9, right=5, dilation=np.array([3, 7]))),
     # global tokens
     special("longformer", "window 0, no global", Shape(9, 9), lambda rng: dict(window=0)),
-    special("longformer", "window 0, global", Shape(13, 13), lambda rng: dict(window=0, global_tokens=[12, 3])),
+    special("longformer", "window 0, global", Shape(13, 13),
+            lambda rng: dict(window=0, global_tokens=[12, 3])),
     special("longformer", "repeated global token", Shape(13, 13),
             lambda rng: dict(window=4, global_tokens=np.array([3, 3, 5]))),
     special("longformer", "all global", Shape(9, 9), lambda rng: dict(window=2, global_tokens=range(9))),

@@ -43,7 +43,7 @@ def assert_matches(out, reference, truth, what=""):
 
 
 def allowance(reference, truth):
-    """The largest error that is allowed: that of the reference four times, and some roundings of the truth."""
+    """The largest error that is allowed: four times that of the reference, and some roundings."""
     finite = np.isfinite(truth)
     own_error = np.max(np.abs(_difference(reference, truth)), where=finite, initial=0)
     size = np.max(np.abs(truth), where=finite, initial=0)

@@ -20,7 +20,8 @@ ENGINES = {  # what drives each engine through its different loops: (function, o
     "linear": ("linear_transformer", lambda rng, d: {}),
     "causal linear": ("linear_transformer", lambda rng, d: dict(causal=True)),
     "features": ("performer", lambda rng, d: dict(projection=rng.standard_normal((13, d)))),
-    "causal features": ("performer", lambda rng, d: dict(projection=rng.standard_normal((13, d)), causal=True)),
+    "causal features": ("performer", lambda rng, d: dict(
+        projection=rng.standard_normal((13, d)), causal=True)),
 }
 
 
@@ -121,8 +122,8 @@ def length_before_heads(x):
     return x.swapaxes(-2, -3).copy().swapaxes(-2, -3)
 
 
-LAYOUTS = [np.asfortranarray, strided, strided_rows, padded_rows, reversed_rows, reversed_everywhere, read_only,
-           unaligned, length_before_heads]
+LAYOUTS = [np.asfortranarray, strided, strided_rows, padded_rows, reversed_rows, reversed_everywhere,
+           read_only, unaligned, length_before_heads]
 
 
 def laid(x, layout):
@@ -155,8 +156,9 @@ def test_layouts_give_the_same_bits(label, layout, rng):
     for dtype in (np.float32, np.float64):
         args, kwargs = arguments(label, rng, dtype=dtype)
         kwargs |= {"key_mask": rng.random((2, 1, 21)) < 0.7}
-        other = function(*(laid(x, layout) for x in args), **{name: laid(x, layout) for name, x in kwargs.items()})
-        assert same_bits(other, function(*args, **kwargs))
+        laid_kwargs = {name: laid(x, layout) for name, x in kwargs.items()}
+        result = function(*(laid(x, layout) for x in args), **laid_kwargs)
+        assert same_bits(result, function(*args, **kwargs))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)

@@ -2,8 +2,14 @@
 
 from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
+from xfaccel.fixed import block_local, longformer, sliding_window
+from xfaccel.kernel import linear_transformer, linear_transformer_step, performer, performer_step
+from xfaccel.lowrank import linformer
 
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
+    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "linformer",                                                                        # low rank
+    "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

@@ -193,7 +193,8 @@ def bind(package: object, variant: Variant, qkv: Sequence[Array],
     for name, value in arguments.items():
         if isinstance(value, np.ndarray) and value.dtype == np.float64:
             arguments[name] = value.astype(np.float32).astype(dtype)  # the same numbers in every type
-    return partial(getattr(package, variant.function), *(x.astype(dtype, copy=False) for x in qkv), **arguments)
+    arrays = (x.astype(dtype, copy=False) for x in qkv)
+    return partial(getattr(package, variant.function), *arrays, **arguments)
 
 
 def shorten(qkv: Sequence[Array], n: int) -> tuple[Array, ...]:
@@ -263,7 +264,7 @@ def table(report: dict) -> str:
     lines = [
         "xfaccel arena: what each attention costs beside exact attention (after Long Range Arena, Table 2)",
         "",
-        f"machine   {machine['cpu']}, {machine['threads']} threads, {machine['kernels']}",
+        f"machine   {_machine(machine)}, {machine['kernels']}",
         f"input     {given['task']}: {given['source']}, the first n tokens",
         f"model     one sequence, {heads} heads of width {given['width'] // heads}, width {given['width']}, "
         f"{given['dtype']}; seeded embedding, positions and projections",
@@ -300,6 +301,10 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
+def _machine(machine: dict) -> str:
+    return f"{machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+
+
 def _digits(x: float) -> str:
     return f"{x:.2f}" if x < 10 else f"{x:.1f}" if x < 100 else f"{x:.0f}"
 
@@ -333,21 +338,22 @@ def chart(report: dict) -> "matplotlib.figure.Figure":  # noqa: F821, imported w
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
-    machine, given = report["machine"], report["input"]
-    n = given["lengths"][-1]
+    given, n = report["input"], report["input"]["lengths"][-1]
     rows = [row for row in report["rows"] if row["distance"] is not None]
     x, y = [1 / row["seconds"][str(n)] for row in rows], [row["distance"] for row in rows]
     largest = max([row["extra_bytes"] for row in rows] + [1])
     figure = Figure(figsize=(9, 6.4))
     FigureCanvasAgg(figure)  # measures the labels, without a display
     axes = figure.add_axes((0.08, 0.16, 0.9, 0.72), xscale="log")
+    axes.set_yscale("symlog", linthresh=1, linscale=2)  # a result of zeros has distance 1, few are beyond
     areas = [LARGEST_DISC * row["extra_bytes"] / largest for row in rows]
     colors = [CAUSAL_COLOR if row["exact"] == "attention-causal" else COLOR for row in rows]
     axes.scatter(x, y, s=areas, c=colors, alpha=0.35, linewidths=0)
     axes.scatter(x, y, s=9, c=colors)  # the place of discs too small to see
     axes.set_xlim(min(x, default=1) / 1.8, max(x, default=1) * 1.8)
-    top = max(y + [0.1])
-    axes.set_ylim(-0.12 * top, 1.15 * top)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1, 2, 5, 10, 20, 50, 100])
+    axes.set_ylim(-0.12, max([1.3] + [1.5 * distance for distance in y]))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter("")
@@ -359,9 +365,9 @@ def chart(report: dict) -> "matplotlib.figure.Figure":  # noqa: F821, imported w
     figure.text(0.08, 0.945, "Speed against distance to exact attention", fontsize=14, weight="bold")
     figure.text(0.08, 0.905, "untrained weights, so this is cost, not accuracy; "
                              f"disc area is extra memory, the largest {_digits(largest / 2**20)} MiB")
-    figure.text(0.08, 0.03, f"{machine['cpu']}, {machine['threads']} threads; {given['heads']} heads, "
-                            f"width {given['width']}, {given['dtype']}", fontsize=8, color="0.4")
-    figure.text(0.98, 0.945, "sees all positions", color=COLOR, ha="right")
+    figure.text(0.08, 0.03, f"{_machine(report['machine'])}; {given['heads']} heads, width {given['width']}, "
+                            f"{given['dtype']}", fontsize=8, color="0.4")
+    figure.text(0.98, 0.945, "both directions", color=COLOR, ha="right")
     figure.text(0.98, 0.905, "causal", color=CAUSAL_COLOR, ha="right")
     _label(axes, list(zip(x, y, strict=True)), areas, [row["variant"] for row in rows], colors)
     return figure

@@ -146,6 +146,11 @@ def columns(seen: Array, n: int) -> Pattern:
     return _columns(seen, n)
 
 
+def first_keys(stops: Array, m: int) -> Pattern:
+    """The keys 0 .. stops[i] - 1 for query i."""
+    return _pattern(np.zeros((len(stops), 1), np.int64), np.asarray(stops)[:, None], m)
+
+
 def indices_in(name: str, x: object, size: int) -> Array:
     """`x` as an int array with every entry in 0..size-1. Raises TypeError or ValueError naming it."""
     values = np.asarray(x)

@@ -90,7 +90,8 @@ def _digest() -> str:
     package = Path(__file__).parents[2]
     for source in sorted(package.rglob("*.py")):
         total.update(source.relative_to(package).as_posix().encode() + b"\0" + source.read_bytes())
-    settings = (numba.__version__, llvmlite.__version__, config.BOUNDSCHECK, os.environ.get("XFACCEL_KERNELS"))
+    chosen = [os.environ.get(f"XFACCEL_{name}") for name in ("KERNELS", "VECTOR_BYTES")]
+    settings = (numba.__version__, llvmlite.__version__, config.BOUNDSCHECK, *chosen)
     total.update(repr(settings).encode())
     return total.hexdigest()[:16]
 

@@ -1,31 +1,31 @@
-"""Which micro-kernels this process runs: the one place that chooses between their forms.
+"""Which micro-kernels this process runs: the one place that chooses between their two forms.
 
-XFACCEL_KERNELS=plain asks for the plain loops, which say the same and are what un-jitted runs use.
+XFACCEL_KERNELS=plain asks for the plain loops; runs without JIT compilation have nothing else. `tile` holds the
+kernels of the softmax engine, which the scan engine shares, `features` those of the scan engine alone.
 """
 
-from xfaccel.engine.cpu import cache
+import os
+
+from numba.core import config
+
+from xfaccel.engine.cpu import cache, vector
+
+PLAIN = bool(config.DISABLE_JIT) or os.environ.get("XFACCEL_KERNELS") == "plain"
 
 with cache.enabled():
-    from xfaccel.engine.cpu.plain import (
-        accumulate,
-        add_bias,
-        copy_seen,
-        fill,
-        hide_band,
-        hide_bits,
-        hide_keys,
-        hide_mask,
-        pack,
-        scores,
-        seen_keys,
-        softmax,
-        unpack,
-    )
+    if PLAIN:
+        from xfaccel.engine.cpu import features_plain as features
+        from xfaccel.engine.cpu import tile_plain as tile
+    else:
+        from xfaccel.engine.cpu import features_simd as features
+        from xfaccel.engine.cpu import tile_simd as tile
 
-__all__ = ["accumulate", "add_bias", "copy_seen", "describe", "fill", "hide_band", "hide_bits", "hide_keys",
-           "hide_mask", "pack", "scores", "seen_keys", "softmax", "unpack"]
+__all__ = ["PLAIN", "describe", "features", "tile"]
 
 
 def describe() -> str:
     """The micro-kernels in use, in a few words."""
-    return "plain loops"
+    if PLAIN:
+        return "plain loops"
+    size = vector.vector_bytes()
+    return f"vectors of {size} bytes ({size // 4} x float32, {size // 8} x float64)"

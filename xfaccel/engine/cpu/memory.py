@@ -70,18 +70,18 @@ def load_real(address, zero):
 
 
 @intrinsic
-def _store_real(typing, address, value):
+def _store_real(typing, address, value, zero):
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(builder, arguments[0], context.get_value_type(value))
+        pointer = _pointer(builder, arguments[0], context.get_value_type(zero))
         builder.store(arguments[1], pointer)
         return context.get_dummy_value()
-    return types.void(types.int64, value), generate
+    return types.void(types.int64, zero, zero), generate
 
 
 @twin(_store_real)
-def store_real(address, value):
-    """Write a float to `address`."""
-    _view(address, (1,), (0,), value)[0] = value
+def store_real(address, value, zero):
+    """Write `value` to `address` as a number of `zero`'s type."""
+    _view(address, (1,), (0,), zero)[0] = value
 
 
 @intrinsic

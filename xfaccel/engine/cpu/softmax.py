@@ -14,23 +14,9 @@ from numba import njit
 
 from xfaccel.arrays import Rows, scratch
 from xfaccel.engine.cpu import cache, threads
-from xfaccel.engine.cpu.kernels import (
-    accumulate,
-    add_bias,
-    copy_seen,
-    fill,
-    hide_band,
-    hide_bits,
-    hide_keys,
-    hide_mask,
-    pack,
-    scores,
-    seen_keys,
-    softmax,
-    unpack,
-)
+from xfaccel.engine.cpu.kernels import tile as micro
 from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, store_real
-from xfaccel.engine.cpu.plain import OPTIONS
+from xfaccel.engine.cpu.tile_plain import OPTIONS
 from xfaccel.engine.tiles import TILE, TileList
 
 Array = np.ndarray
@@ -96,7 +82,7 @@ with cache.enabled():
             finished += 1
         return finished > 0 and fetch_add(job + 8 * Field.DONE, finished) + finished == total
 
-    @njit(**OPTIONS)
+    @njit(inline="always", **OPTIONS)
     def _tile(job, entry, tile, scale, room, zero):
         """The output and lse of up to 64 queries."""
         size, d, e = size_of(zero), load_int(job + 8 * Field.D), load_int(job + 8 * Field.E)
@@ -115,10 +101,10 @@ with cache.enabled():
 
         q_row = load_int(job + 8 * Field.Q_ROW)
         q = load_int(load_int(job + 8 * Field.Q) + 8 * entry) + first * q_row
-        pack(q, step * q_row, size, count, d, scale, queries, zero)
-        fill(result, e, zero, zero)
-        fill(top, 1, zero - np.inf, zero)
-        fill(sums, 1, zero, zero)
+        micro.pack(q, step * q_row, count, d, scale, queries, zero)
+        micro.fill(result, e, zero, zero)
+        micro.fill(top, 1, zero - np.inf, zero)
+        micro.fill(sums, 1, zero, zero)
 
         offsets = load_int(job + 8 * Field.OFFSETS) + 8 * tile
         for number in range(load_int(offsets), load_int(offsets + 8)):
@@ -134,14 +120,14 @@ with cache.enabled():
 
         out_row = load_int(job + 8 * Field.OUT_ROW)
         out = load_int(load_int(job + 8 * Field.OUT) + 8 * entry) + first * out_row
-        unpack(result, count, e, sums, out, step * out_row, zero)
+        micro.unpack(result, count, e, sums, out, step * out_row, zero)
         lse = load_int(load_int(job + 8 * Field.LSE) + 8 * entry) + first * size
         for lane in range(count):
             sum_of_lane, top_of_lane = load_real(sums + lane * size, zero), load_real(top + lane * size, zero)
             value = (top_of_lane + math.log2(sum_of_lane)) * math.log(2.0) if sum_of_lane != 0 else -np.inf
-            store_real(lse + lane * step * size, zero + value)
+            store_real(lse + lane * step * size, value, zero)
 
-    @njit(**OPTIONS)
+    @njit(inline="always", **OPTIONS)
     def _block(job, entry, segment, begin, keys, first, step, count, queries, s, result, top, sums, shrink,
                k_copy, v_copy, zero):
         """One step of the online softmax over up to 64 keys of a segment."""
@@ -159,33 +145,33 @@ with cache.enabled():
         if masks != 0:
             mask = load_int(masks + 8 * entry) + key * mask_step
             mask_step *= key_step
-            seen = seen_keys(mask, mask_step, keys)
+            seen = micro.seen_keys(mask, mask_step, keys)
             if seen == 0:
                 return
             if seen < keys:
-                copy_seen(k, k_row, keys, d, mask, mask_step, k_copy, zero)
-                copy_seen(v, v_row, keys, e, mask, mask_step, v_copy, zero)
+                micro.copy_seen(k, k_row, keys, d, mask, mask_step, k_copy, zero)
+                micro.copy_seen(v, v_row, keys, e, mask, mask_step, v_copy, zero)
                 k, k_row, v, v_row = k_copy, size * d, v_copy, size * e
 
-        scores(k, k_row, size, keys, d, queries, s, zero)
+        micro.scores(k, k_row, size, keys, d, queries, s, zero)
         biases = load_int(job + 8 * Field.BIAS)
         if biases != 0:
             row, column = load_int(job + 8 * Field.BIAS_ROW), load_int(job + 8 * Field.BIAS_COLUMN)
             bias = load_int(biases + 8 * entry) + first * row + key * column
-            add_bias(s, keys, count, bias, step * row, key_step * column, zero + math.log2(math.e), zero)
+            micro.add_bias(s, keys, count, bias, step * row, key_step * column, zero + math.log2(math.e), zero)
         dense = load_int(job + 8 * Field.MASK)
         if dense != 0:
             row, column = load_int(job + 8 * Field.MASK_ROW), load_int(job + 8 * Field.MASK_COLUMN)
             dense = load_int(dense + 8 * entry) + first * row + key * column
-            hide_mask(s, keys, count, dense, step * row, key_step * column, zero)
+            micro.hide_mask(s, keys, count, dense, step * row, key_step * column, zero)
         if begin - (count - 1) < low or begin + keys - 1 > high:
-            hide_band(s, keys, low - begin, high - begin, zero)
+            micro.hide_band(s, keys, low - begin, high - begin, zero)
         if words >= 0:
-            hide_bits(s, keys, load_int(job + 8 * Field.MASKS) + 8 * (words + begin), zero)
+            micro.hide_bits(s, keys, load_int(job + 8 * Field.MASKS) + 8 * (words + begin), zero)
         if seen < keys:
-            hide_keys(s, keys, mask, mask_step, zero)
-        softmax(s, keys, top, sums, shrink, zero)
-        accumulate(s, keys, v, v_row, size, e, shrink, result, zero)
+            micro.hide_keys(s, keys, mask, mask_step, zero)
+        micro.softmax(s, keys, top, sums, shrink, zero)
+        micro.accumulate(s, keys, v, v_row, size, e, shrink, result, zero)
 
 
 def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Array, *, d: int, e: int, tile_list: TileList, plane_of: Array,

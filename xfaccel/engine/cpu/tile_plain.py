@@ -1,4 +1,4 @@
-"""The micro-kernels as plain loops: what they compute, in the simplest form that still runs fast.
+"""The softmax engine's micro-kernels as plain loops: what they compute, in the simplest form that still runs fast.
 
 Lanes are tokens: a tile has 64 columns, one per query (or per key, in the scan engine), and every inner loop
 runs across them, so there is no sum across a vector and masks are per lane. Tiles lie in scratch, row-major,
@@ -7,6 +7,8 @@ runs across them, so there is no sum across a vector and masks are per lane. Til
 Parameters called like an array are addresses; strides are in bytes; `zero` carries the element type.
 """
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -14,19 +16,20 @@ from xfaccel.engine.cpu.exponential import exp2
 from xfaccel.engine.cpu.memory import grid, load_byte, load_int, size_of, table
 from xfaccel.engine.tiles import TILE
 
+LOG2_E = math.log2(math.e)
 # a * b + c may become one fused instruction; nothing may be reordered, so results are the same on every run
 OPTIONS = dict(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 
 @njit(**OPTIONS)
-def pack(x, x_row, x_column, count, width, factor, out, zero):
-    """out[c, lane] = factor * x[lane, c]; lanes from `count` on are zero."""
-    source, tile = grid(x, count, width, x_row, x_column, zero), table(out, width, TILE, zero)
+def pack(x, x_row, count, width, factor, out, zero):
+    """out[c, lane] = factor * x[lane, c]; lanes from `count` on repeat the last row."""
+    source, tile = grid(x, count, width, x_row, size_of(zero), zero), table(out, width, TILE, zero)
     for c in range(width):
         for lane in range(count):
             tile[c, lane] = source[lane, c] * factor
         for lane in range(count, TILE):
-            tile[c, lane] = zero
+            tile[c, lane] = source[count - 1, c] * factor
 
 
 @njit(**OPTIONS)

@@ -1,0 +1,246 @@
+"""The softmax engine's micro-kernels on vectors; each says what its namesake in `tile_plain` says.
+
+The two that do the work, `scores` and `accumulate`, are outer products: a register tile of `across` vectors of
+lanes by `down` keys (or value columns) stays in registers through the whole inner loop, which loads a few
+vectors from a tile, broadcasts a few numbers from where the caller's array lies, and multiplies all with all.
+Keys and values are therefore never packed; only queries and outputs are transposed, in registers.
+"""
+
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from xfaccel.engine.cpu.tile_plain import add_bias, copy_seen, hide_keys, hide_mask, seen_keys
+from xfaccel.engine.cpu.vector import Emitter, kernel
+from xfaccel.engine.tiles import TILE
+
+__all__ = ["accumulate", "add_bias", "copy_seen", "fill", "hide_band", "hide_bits", "hide_keys", "hide_mask", "pack",
+           "scores", "seen_keys", "softmax", "unpack"]
+
+_MANY = 1 << 20  # larger band limits mean the same as this one, which fits an int32
+
+
+@intrinsic
+def pack(typing, x, x_row, count, width, factor, out, zero):
+    def emit(e, x, x_row, count, width, factor, out):
+        build = e.builder
+        last = build.sub(count, e.index(1))
+        factors = e.broadcast(factor)
+        whole = build.sub(width, build.srem(width, e.index(e.width)))
+
+        def row_of(lane):  # lanes beyond the count repeat the last row: nobody looks at them
+            inside = build.icmp_signed("<", lane, last)
+            return e.at(x, build.mul(build.select(inside, lane, last), x_row))
+
+        def lanes(first):
+            pointers = [row_of(build.add(first, e.index(r))) for r in range(e.width)]
+
+            def columns(c):
+                vectors = [e.load(e.at(pointer, e.times(c, e.size))) for pointer in pointers]
+                for r, vector in enumerate(e.transpose(vectors)):
+                    target = e.at(out, e.times(c, e.row), e.times(first, e.size), r * e.row)
+                    e.store(build.fmul(vector, factors), target)
+
+            e.loop(0, whole, columns, step=e.width)
+
+        def lane_left(lane):
+            pointer = row_of(lane)
+
+            def column(c):
+                number = build.fmul(e.load_one(e.at(pointer, e.times(c, e.size))), factor)
+                build.store(number, e.at(out, e.times(c, e.row), e.times(lane, e.size)))
+
+            e.loop(whole, width, column)
+
+        e.loop(0, TILE, lanes, step=e.width)
+        e.loop(0, TILE, lane_left)
+    return kernel(emit, zero, "iiiifi")
+
+
+@intrinsic
+def scores(typing, k, k_row, k_column, keys, width, queries, out, zero):
+    def emit(e, k, k_row, k_column, keys, width, queries, out):
+        def lanes(group):
+            def tile(j, down):
+                rows = [e.at(k, e.builder.mul(e.builder.add(j, e.index(r)), k_row)) for r in range(down)]
+
+                def column(c, *sums):
+                    place = e.at(queries, e.times(c, e.row), group)
+                    vectors = [e.load(e.at(place, a * e.width * e.size)) for a in range(e.across)]
+                    offset = e.builder.mul(c, k_column)
+                    numbers = [e.broadcast(e.load_one(e.at(row, offset))) for row in rows]
+                    return [e.multiply_add(number, vector, sums[r * e.across + a])
+                            for r, number in enumerate(numbers) for a, vector in enumerate(vectors)]
+
+                sums = e.loop(0, width, column, [e.splat(0.0)] * (down * e.across))
+                for r in range(down):
+                    place = e.at(out, e.times(j, e.row), r * e.row, group)
+                    for a in range(e.across):
+                        e.store(sums[r * e.across + a], e.at(place, a * e.width * e.size))
+
+            e.in_tiles(keys, e.down, tile)
+
+        e.loop(0, e.row, lanes, step=e.group)
+    return kernel(emit, zero, "iiiiiii")
+
+
+@intrinsic
+def accumulate(typing, p, keys, v, v_row, v_column, width, shrink, out, zero):
+    def emit(e, p, keys, v, v_row, v_column, width, shrink, out):
+        def lanes(group):
+            def tile(c, down):
+                base = e.at(v, e.builder.mul(c, v_column))
+                columns = [e.at(base, e.builder.mul(e.index(r), v_column)) for r in range(down)]
+
+                def key(j, *sums):
+                    place = e.at(p, e.times(j, e.row), group)
+                    vectors = [e.load(e.at(place, a * e.width * e.size)) for a in range(e.across)]
+                    offset = e.builder.mul(j, v_row)
+                    numbers = [e.broadcast(e.load_one(e.at(column, offset))) for column in columns]
+                    return [e.multiply_add(number, vector, sums[r * e.across + a])
+                            for r, number in enumerate(numbers) for a, vector in enumerate(vectors)]
+
+                sums = e.loop(0, keys, key, [e.splat(0.0)] * (down * e.across))
+                for a in range(e.across):
+                    factor = e.load(e.at(shrink, group, a * e.width * e.size))
+                    for r in range(down):
+                        place = e.at(out, e.times(c, e.row), r * e.row, group, a * e.width * e.size)
+                        e.store(e.multiply_add(e.load(place), factor, sums[r * e.across + a]), place)
+
+            e.in_tiles(width, e.down, tile)
+
+        e.loop(0, e.row, lanes, step=e.group)
+    return kernel(emit, zero, "iiiiiiii")
+
+
+@intrinsic
+def softmax(typing, s, keys, top, total, shrink, zero):
+    def emit(e, s, keys, top, total, shrink):
+        build = e.builder
+
+        def lanes(group):
+            def places(base, *offsets):
+                return [e.at(base, *offsets, group, a * e.width * e.size) for a in range(e.across)]
+
+            before = [e.load(place) for place in places(top)]
+
+            def largest(j, *tops):
+                return [e.larger(e.load(place), best)
+                        for place, best in zip(places(s, e.times(j, e.row)), tops, strict=True)]
+
+            tops = e.loop(0, keys, largest, before)
+            # a lane that has seen nothing keeps -inf; exp2(-inf - 0) is then 0, where exp2(-inf + inf) is NaN
+            seen = [build.fcmp_ordered(">", best, e.splat(float("-inf"))) for best in tops]
+            reference = [build.select(some, best, e.splat(0.0)) for some, best in zip(seen, tops, strict=True)]
+            factors = [e.exp2(build.fsub(old, new)) for old, new in zip(before, reference, strict=True)]
+            totals = [build.fmul(e.load(place), factor)
+                      for place, factor in zip(places(total), factors, strict=True)]
+
+            def weigh(j, *totals):
+                sums = []
+                for place, best, so_far in zip(places(s, e.times(j, e.row)), reference, totals, strict=True):
+                    weight = e.exp2(build.fsub(e.load(place), best))
+                    e.store(weight, place)
+                    sums.append(build.fadd(so_far, weight))
+                return sums
+
+            totals = e.loop(0, keys, weigh, totals)
+            for base, vectors in ((top, tops), (shrink, factors), (total, totals)):
+                for place, vector in zip(places(base), vectors, strict=True):
+                    e.store(vector, place)
+
+        e.loop(0, e.row, lanes, step=e.group)
+    return kernel(emit, zero, "iiiii")
+
+
+@intrinsic
+def unpack(typing, tile, count, width, total, out, out_row, zero):
+    def emit(e, tile, count, width, total, out, out_row):
+        build = e.builder
+        whole = build.sub(width, build.srem(width, e.index(e.width)))
+
+        def lanes(first):
+            divisor = e.load(e.at(total, e.times(first, e.size)))
+            empty = build.fcmp_ordered("==", divisor, e.splat(0.0))
+            last = build.sub(build.sub(count, first), e.index(1))
+
+            def columns(c):
+                vectors = []
+                for r in range(e.width):
+                    number = e.load(e.at(tile, e.times(c, e.row), e.times(first, e.size), r * e.row))
+                    quotient = build.fdiv(number, divisor)
+                    vectors.append(build.select(empty, e.splat(0.0), quotient))
+                # from the last lane to the first: those beyond the count write where the last one does, before it
+                for r, vector in reversed(list(enumerate(e.transpose(vectors)))):
+                    inside = build.icmp_signed("<", e.index(r), last)
+                    lane = build.add(first, build.select(inside, e.index(r), last))
+                    e.store(vector, e.at(out, build.mul(lane, out_row), e.times(c, e.size)))
+
+            e.loop(0, whole, columns, step=e.width)
+
+        def lane_left(lane):
+            divisor = e.load_one(e.at(total, e.times(lane, e.size)))
+            empty = build.fcmp_ordered("==", divisor, ir.Constant(e.real, 0.0))
+
+            def column(c):
+                number = build.fdiv(e.load_one(e.at(tile, e.times(c, e.row), e.times(lane, e.size))), divisor)
+                number = build.select(empty, ir.Constant(e.real, 0.0), number)
+                build.store(number, e.at(out, build.mul(lane, out_row), e.times(c, e.size)))
+
+            e.loop(whole, width, column)
+
+        # whole vectors of lanes that hold at least one of the count
+        e.loop(0, count, lanes, step=e.width)
+        e.loop(0, count, lane_left)
+    return kernel(emit, zero, "iiiiii")
+
+
+@intrinsic
+def fill(typing, tile, rows, value, zero):
+    def emit(e, tile, rows, value):
+        vector = e.broadcast(value)
+        e.loop(0, e.times(rows, e.row), lambda offset: e.store(vector, e.at(tile, offset)), step=e.width * e.size)
+    return kernel(emit, zero, "iif")
+
+
+@intrinsic
+def hide_band(typing, s, keys, low, high, zero):
+    def emit(e, s, keys, low, high):
+        build, short = e.builder, ir.IntType(32)
+
+        def limited(number):
+            for sign, bound in ((">", _MANY), ("<", -_MANY)):
+                beyond = build.icmp_signed(sign, number, e.index(bound))
+                number = build.select(beyond, e.index(bound), number)
+            return number
+
+        low, high = limited(low), limited(high)
+
+        def key(j):
+            # low <= j - lane <= high, as lane >= j - high and lane <= j - low
+            least = e.broadcast_int(build.trunc(build.sub(j, high), short))
+            most = e.broadcast_int(build.trunc(build.sub(j, low), short))
+            for first in range(0, TILE, e.width):
+                seen = build.and_(build.icmp_signed(">=", e.lanes(first), least),
+                                  build.icmp_signed("<=", e.lanes(first), most))
+                place = e.at(s, e.times(j, e.row), first * e.size)
+                e.store(build.select(seen, e.load(place), e.splat(float("-inf"))), place)
+
+        e.loop(0, keys, key)
+    return kernel(emit, zero, "iiii")
+
+
+@intrinsic
+def hide_bits(typing, s, keys, words, zero):
+    def emit(e, s, keys, words):
+        build = e.builder
+
+        def key(j):
+            word = build.load(e.at(words, e.times(j, 8)), typ=ir.IntType(64), align=8)
+            for first in range(0, TILE, e.width):
+                bits = build.trunc(build.lshr(word, e.index(first)), ir.IntType(e.width))
+                seen = build.bitcast(bits, ir.VectorType(ir.IntType(1), e.width))
+                place = e.at(s, e.times(j, e.row), first * e.size)
+                e.store(build.select(seen, e.load(place), e.splat(float("-inf"))), place)
+
+        e.loop(0, keys, key)
+    return kernel(emit, zero, "iii")

@@ -1,0 +1,124 @@
+"""Fixed patterns, fast: tile lists for the softmax engine."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from xfaccel import patterns
+from xfaccel.arrays import check_array, check_shape, count, counts, leading, lengths
+from xfaccel.core import attention
+from xfaccel.engine import tiles
+from xfaccel.engine.softmax import attend
+
+Array = np.ndarray
+
+
+def block_local(q: Array, k: Array, v: Array, *, block: int, before: int = 0, after: int = 0, causal: bool = False,
+                key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Attention within blocks of `block` positions, with `before` and `after` whole blocks beside them.
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.block_local`: tiles of queries are cut at the
+    borders of blocks, so that all lanes of a tile see the same keys.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n block (1 + before + after) (d + e)) time, O(n) memory.
+    """
+    n, m = lengths(q, k, v)
+    pattern = _blocks(n, m, count("block", block), count("before", before, 0), count("after", after, 0), bool(causal))
+    return attention(q, k, v, mask=pattern, key_mask=key_mask, scale=scale)
+
+
+def sliding_window(q: Array, k: Array, v: Array, *, left: int, right: int, dilation: int | Array = 1,
+                   key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Attention to `left` hops before and `right` hops after the query, a hop being `dilation` positions.
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.sliding_window`: one band per tile; with a
+    dilation g the tokens of equal remainder mod g form tiles, so that hops are neighbours.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n (left + right + 1) (d + e)) time, O(n) memory.
+    """
+    n, m = lengths(q, k, v)
+    left, right = count("left", left, 0), count("right", right, 0)
+    dilation = counts("dilation", dilation, leading(q, k, v))
+    if isinstance(dilation, int):
+        return attend(q, k, v, tiles.band(n, m, -left, right, dilation), key_mask=key_mask, scale=scale)[0]
+    return attend(q, k, v, _bands(n, m, left, right, tuple(dilation.tolist())), plane_axes=dilation.shape,
+                  key_mask=key_mask, scale=scale)[0]
+
+
+def longformer(q: Array, k: Array, v: Array, *, window: int, dilation: int | Array = 1,
+               global_tokens: Sequence[int] | Array = (), global_q: Array | None = None,
+               global_k: Array | None = None, global_v: Array | None = None, causal: bool = False,
+               key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Windowed attention plus global tokens with projections of their own (Beltagy et al. 2020, Section 3.1).
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.longformer`: band and global keys are one tile
+    list, so a key that is both counts once; the rows of global tokens are computed apart and written over.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O((n window + (n + m) g) (d + e)) time for g global tokens, O(n) memory.
+    """
+    n, m = lengths(q, k, v)
+    lead = leading(q, k, v)
+    if count("window", window, 0) % 2:
+        raise ValueError(f"window needs to be even (half on each side), got {window}")
+    dilation = counts("dilation", dilation, lead)
+    is_global = patterns.token_mask("global_tokens", global_tokens, m, lead)
+    global_q, global_k, global_v = (_like(f"global_{name}", x, own, lead) for name, x, own
+                                    in (("q", global_q, q), ("k", global_k, k), ("v", global_v, v)))
+    hops = dilation if isinstance(dilation, int) else tuple(dilation.tolist())
+    pattern = _longformer(n, m, window // 2, hops, bool(causal), is_global.shape, is_global.tobytes())
+    out = attention(q, k, v, mask=pattern, key_mask=key_mask, scale=scale)
+    _write_global_rows(out, is_global, global_q, global_k, global_v, causal, key_mask, scale)
+    return out
+
+
+def _write_global_rows(out: Array, is_global: Array, q: Array, k: Array, v: Array, causal: bool,
+                       key_mask: Array | None, scale: float | None) -> None:
+    """Overwrite the rows of `out` that belong to global tokens with attention over all keys."""
+    n, m, lead, axes = q.shape[-2], k.shape[-2], out.shape[:-2], is_global.shape[:-1]
+    wide = [np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (q, k, v)]
+    seen = None if key_mask is None else np.broadcast_to(key_mask, (*lead, m))
+    for entry in np.ndindex(axes):
+        position = np.flatnonzero(is_global[entry])
+        position = position[position >= m - n]  # with more keys than queries, the first keys have no row
+        if not position.size:
+            continue
+        # an axis of length 1 in the mask stands for all entries of that axis
+        here = (slice(None),) * (len(lead) - len(axes)) + tuple(
+            slice(None) if length == 1 else place for place, length in zip(entry, axes, strict=True))
+        rows = position - (m - n)
+        own_q, own_k, own_v = (x[here] for x in wide)
+        mask = patterns.first_keys(position + 1, m) if causal else None
+        out[here][..., rows, :] = attention(own_q[..., rows, :], own_k, own_v, mask=mask, scale=scale,
+                                            key_mask=None if seen is None else seen[here])
+
+
+@functools.lru_cache(64)
+def _blocks(n: int, m: int, block: int, before: int, after: int, causal: bool) -> patterns.Pattern:
+    pattern = patterns.same_block(n, block, before, after, m)
+    return pattern & patterns.past(n, m) if causal else pattern
+
+
+@functools.lru_cache(64)
+def _bands(n: int, m: int, left: int, right: int, dilation: tuple[int, ...]) -> tiles.TileList:
+    return tiles.join([tiles.band(n, m, -left, right, hop) for hop in dilation])
+
+
+@functools.lru_cache(64)
+def _longformer(n: int, m: int, side: int, dilation: int | tuple[int, ...], causal: bool, shape: tuple[int, ...],
+                is_global: bytes) -> patterns.Pattern:
+    hops = dilation if isinstance(dilation, int) else np.array(dilation)
+    hubs = np.frombuffer(is_global, bool).reshape(shape)
+    pattern = patterns.window(n, m, left=side, right=side, dilation=hops) | patterns.columns(hubs, n)
+    return pattern & patterns.past(n, m) if causal else pattern
+
+
+def _like(name: str, x: Array | None, own: Array, lead: tuple[int, ...]) -> Array:
+    if x is None:
+        return own
+    check_array(name, x, least=2, dtype=own.dtype)
+    check_shape(name, x.shape, own.shape[-2:], lead)
+    return x

@@ -1,0 +1,38 @@
+"""Low-rank attention, fast: fewer keys in the softmax engine."""
+
+import numpy as np
+
+from xfaccel.arrays import hide_keys, leading, lengths, parameter
+from xfaccel.core import attention
+
+Array = np.ndarray
+
+
+def linformer(q: Array, k: Array, v: Array, *, key_projection: Array, value_projection: Array,
+              key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Attention to r slots, each a learned combination of all keys or values (Wang et al. 2020, Eq. 7).
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.linformer`: two matrix products, then the softmax
+    engine over r keys.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O((n + m) r (d + e)) time, O(n + r (d + e)) memory; with a key mask also a copy of k and v.
+    """
+    _, m = lengths(q, k, v)
+    lead = leading(q, k, v)
+    e, f = (_columns(name, x, q.dtype, m, lead) for name, x
+            in (("key_projection", key_projection), ("value_projection", value_projection)))
+    if e.shape[-2] != f.shape[-2]:
+        raise ValueError(f"key_projection and value_projection need the same number of rows, "
+                         f"got {e.shape[-2]} and {f.shape[-2]}")
+    if key_mask is not None:
+        from xfaccel.arrays import check_key_mask
+        check_key_mask(key_mask, k, lead)
+    return attention(q, e @ hide_keys(k, key_mask), f @ hide_keys(v, key_mask), scale=scale)
+
+
+def _columns(name: str, x: Array, dtype: np.dtype, m: int, lead: tuple[int, ...]) -> Array:
+    x = parameter(name, x, dtype, own=(None, None), lead=lead)
+    if x.shape[-1] < m:
+        raise ValueError(f"{name} needs at least m = {m} columns, got {x.shape[-1]}")
+    return x[..., :m]
