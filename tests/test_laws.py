@@ -265,6 +265,19 @@ def test_a_pattern_and_its_boolean_array_are_the_same_mask(package, name, rng):
             close(a, b)
 
 
+@law("patterns")
+def test_to_csr_is_a_boolean_csr_matrix_of_the_visible_pairs():
+    import scipy.sparse
+
+    import xfaccel
+
+    for pattern, n, m in PATTERNS.values():
+        pattern, matrix = pattern(xfref.patterns), pattern(xfaccel.patterns).to_csr()
+        assert scipy.sparse.issparse(matrix) and matrix.format == "csr" and matrix.dtype == bool
+        assert matrix.shape == (n, m) and matrix.nnz == pattern.sum() and matrix.data.all()
+        assert matrix.has_sorted_indices
+
+
 # limits
 
 

@@ -4,6 +4,7 @@ Kernels see three things per operand: a table with the address of each leading e
 the element type. Any layout whose last axis is dense passes as it is; anything else is copied once, here.
 """
 
+import functools
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -18,13 +19,9 @@ class Rows(NamedTuple):
 
     memory: Array     # keeps the addresses valid
     addresses: Array  # (entries) int64, one per leading entry
+    table: int        # the address of those addresses
     stride: int       # bytes from one row to the next
     column: int       # bytes from one element to the next
-
-    @property
-    def table(self) -> int:
-        """Where the addresses lie."""
-        return self.addresses.ctypes.data
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -35,7 +32,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
 def scratch(size: int) -> Array:
     """`size` bytes for a kernel, starting at a multiple of 64."""
     memory = np.empty(size + 63, np.uint8)
-    start = -memory.ctypes.data % 64
+    start = -address(memory) % 64
     return memory[start:start + size]
 
 
@@ -44,12 +41,28 @@ def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
     size = x.dtype.itemsize
     if not x.flags.aligned or (dense and x.shape[-1] > 1 and x.strides[-1] != size):
         x = np.ascontiguousarray(x) if x.flags.aligned else x.copy()
+    strides = x.strides
+    axes = x.ndim - 2
+    # an axis that x lacks, or has with length 1, is the same for every entry: its stride is 0
+    steps = (0,) * (len(lead) - axes) + tuple(0 if length == 1 else step
+                                              for length, step in zip(x.shape[:axes], strides, strict=False))
+    addresses = _offsets(lead, steps) + address(x)
+    return Rows(x, addresses, address(addresses), strides[-2], strides[-1])
+
+
+def address(x: Array) -> int:
+    """Where the data of `x` begins."""
+    return x.__array_interface__["data"][0]
+
+
+@functools.lru_cache(256)
+def _offsets(lead: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """Bytes from an array's start to each of its leading entries."""
     offsets = np.zeros(1, np.int64)
-    axes = len(lead) - (x.ndim - 2)
-    for axis, length in enumerate(lead):
-        stride = 0 if axis < axes or x.shape[axis - axes] == 1 else x.strides[axis - axes]
+    for length, stride in zip(lead, strides, strict=True):
         offsets = (offsets[:, None] + np.arange(length) * stride).ravel()
-    return Rows(x, offsets + x.ctypes.data, x.strides[-2], x.strides[-1])
+    offsets.setflags(write=False)
+    return offsets
 
 
 def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, int]:

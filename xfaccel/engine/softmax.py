@@ -1,5 +1,8 @@
 """The face of the softmax engine: arrays and a pattern in, output and lse out, whichever device holds them."""
 
+import functools
+import math
+
 import numpy as np
 
 from xfaccel.arrays import check_key_mask, check_mask, empty, leading, lengths, parameter, rows, scale_or_default
@@ -34,12 +37,17 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
         added = parameter("bias", bias, q.dtype, own=(n, m), lead=lead, broadcast=True)
         bias_rows = rows(_at_least_2d(added, n, m), lead, dense=False)
     out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype)
-    planes = np.arange(max(1, int(np.prod(plane_axes))), dtype=np.int64).reshape(plane_axes)
-    plane_of = np.ascontiguousarray(np.broadcast_to(planes, lead)).ravel()
-    cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead), lse.reshape(plane_of.size, n),
-            d=d, e=e, tile_list=tile_list, plane_of=plane_of, scale=scale, key_mask=key_rows, mask=mask_rows,
-            bias=bias_rows)
+    cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead), rows(lse[..., None], lead), d=d, e=e,
+            tile_list=tile_list, plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows,
+            mask=mask_rows, bias=bias_rows)
     return out, lse
+
+
+@functools.lru_cache(64)
+def _plane_of(axes: tuple[int, ...], lead: tuple[int, ...]) -> Array:
+    """The plane of each leading entry, planes being laid out over `axes`."""
+    planes = np.arange(math.prod(axes), dtype=np.int64).reshape(axes)
+    return np.ascontiguousarray(np.broadcast_to(planes, lead)).ravel()
 
 
 def _at_least_2d(x: Array, n: int, m: int) -> Array:

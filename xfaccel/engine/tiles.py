@@ -25,11 +25,9 @@ class TileList(NamedTuple):
     offsets: Array   # (T + 1) int64: the segments of a tile
     segments: Array  # (S, 6) int64: first key, step, count, low, high, words
     masks: Array     # (W) int64
-
-    @property
-    def scores(self) -> int:
-        """Pairs of query lane and key that an engine computes for this list: its measure of work."""
-        return TILE * int(self.segments[:, 2].sum())
+    places: tuple[int, ...]  # the addresses of these five
+    slots: int       # tiles in the largest plane
+    scores: int      # pairs of query lane and key that an engine computes: its measure of work
 
 
 @functools.lru_cache(64)
@@ -59,7 +57,7 @@ def band(n: int, m: int, low: int, high: int, step: int = 1) -> TileList:
 
 def join(lists: list[TileList]) -> TileList:
     """Lists of one plane each as the planes of one list."""
-    return _finish([part[1:] for part in lists])
+    return _finish([part[1:5] for part in lists])
 
 
 def from_ranges(starts: Array, stops: Array) -> TileList:
@@ -139,4 +137,5 @@ def _finish(planes: list[tuple[Array, Array, Array, Array]]) -> TileList:
     parts = [np.ascontiguousarray(part, np.int64) for part in parts]
     for part in parts:
         part.setflags(write=False)
-    return TileList(*parts)
+    return TileList(*parts, tuple(part.ctypes.data for part in parts), int(np.diff(parts[0]).max(initial=0)),
+                    TILE * int(parts[3][:, 2].sum()))

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from xfaccel.engine.cpu.exponential import exp2
-from xfaccel.engine.cpu.memory import grid, size_of, table
+from xfaccel.engine.cpu.memory import grid, load_real, size_of, store_real, table
 from xfaccel.engine.cpu.tile_plain import LOG2_E, OPTIONS
 from xfaccel.engine.tiles import TILE
 
@@ -146,16 +146,16 @@ def triangle(s, keys, total, zero):
 @njit(**OPTIONS)
 def running_largest(keys, count, lanes, state_top, out, zero):
     """out[lane] = the largest of state_top[lane] and lanes[lane] + keys[j] for j <= lane; 0 where that is -inf."""
-    by_key, by_lane = table(keys, 1, TILE, zero), table(lanes, 1, TILE, zero)
-    tops, result = table(state_top, 1, TILE, zero), table(out, 1, TILE, zero)
-    best = zero - np.inf
+    size = size_of(zero)
+    best = load_real(keys, zero)
     for lane in range(TILE):
-        if lane < count and by_key[0, lane] > best:
-            best = by_key[0, lane]
-        largest = by_lane[0, lane] + best
-        if tops[0, lane] > largest:
-            largest = tops[0, lane]
-        result[0, lane] = largest if largest > -np.inf else zero
+        largest = load_real(state_top + lane * size, zero)
+        if count > 0:
+            key = load_real(keys + min(lane, count - 1) * size, zero)
+            best = key if key > best else best
+            own = load_real(lanes + lane * size, zero) + best
+            largest = own if own > largest else largest
+        store_real(out + lane * size, largest if largest > -np.inf else zero, zero)
 
 
 @njit(**OPTIONS)

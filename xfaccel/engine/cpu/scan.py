@@ -17,7 +17,7 @@ from enum import IntEnum, auto
 import numpy as np
 from numba import njit
 
-from xfaccel.arrays import Rows, scratch
+from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import cache, threads
 from xfaccel.engine.cpu.kernels import features as kernel
 from xfaccel.engine.cpu.kernels import tile as micro
@@ -91,10 +91,16 @@ def state_numbers(features: int, e: int) -> int:
 
 with cache.enabled():
     @njit(**OPTIONS)
-    def _work(job, kind, root, zero):
+    def _accumulate(p, keys, v, v_row, v_column, width, shrink, out, zero):
+        """One copy of the kernel for its four uses: a kernel is compiled wherever it is called."""
+        micro.accumulate(p, keys, v, v_row, v_column, width, shrink, out, zero)
+
+    @njit(**OPTIONS)
+    def _work(job, kind, factors, key_mask, root, zero):
         """Take parts until there are none. True in the thread that finished the last of the job.
 
-        `kind` is a Kind, or None for elu + 1: then no code for exponents is compiled.
+        `kind` is a Kind, or None for elu + 1; `factors` is None for the kinds that are pure exponentials and
+        `key_mask` None where there is none: what is None has no code compiled for it.
         """
         part = fetch_add(job + 8 * Field.WORKERS, 1)
         room = load_int(job + 8 * Field.SCRATCH) + part * load_int(job + 8 * Field.SCRATCH_SIZE)
@@ -104,12 +110,12 @@ with cache.enabled():
             item = fetch_add(job + 8 * Field.NEXT, 1)
             if item >= total:
                 break
-            _part(job, item // parts, item % parts, kind, root, room, zero)
+            _part(job, item // parts, item % parts, kind, factors, key_mask, root, room, zero)
             finished += 1
         return finished > 0 and fetch_add(job + 8 * Field.DONE, finished) + finished == total
 
-    @njit(inline="always", **OPTIONS)
-    def _part(job, entry, part, kind, root, room, zero):
+    @njit(**OPTIONS)
+    def _part(job, entry, part, kind, factors, key_mask, root, room, zero):
         """One pass over one part of one sequence."""
         size, row = size_of(zero), TILE * size_of(zero)
         mode, d, e = load_int(job + 8 * Field.MODE), load_int(job + 8 * Field.D), load_int(job + 8 * Field.E)
@@ -157,9 +163,9 @@ with cache.enabled():
                 k_row, v_row = load_int(job + 8 * Field.K_ROW), load_int(job + 8 * Field.V_ROW)
                 k = load_int(load_int(job + 8 * Field.K) + 8 * entry) + first * k_row
                 v = load_int(load_int(job + 8 * Field.V) + 8 * entry) + first * v_row
-                mask, step, seen = load_int(job + 8 * Field.KEY_MASK), load_int(job + 8 * Field.KEY_MASK_STEP), count
-                if mask != 0:
-                    mask = load_int(mask + 8 * entry) + first * step
+                mask, step, seen = 0, load_int(job + 8 * Field.KEY_MASK_STEP), count
+                if key_mask is not None:
+                    mask = load_int(load_int(job + 8 * Field.KEY_MASK) + 8 * entry) + first * step
                     seen = micro.seen_keys(mask, step, count)
                     if seen < count:
                         micro.copy_seen(k, k_row, count, d, mask, step, k_copy, zero)
@@ -179,7 +185,7 @@ with cache.enabled():
                     kernel.elu(k_weights, features, zero)
                     kernel.multiply(k_weights, features, lanes, 0, zero)
                 else:
-                    _exponents(job, entry, k, k_row, count, d, rows, features, kind, root, False, raw, half,
+                    _exponents(job, entry, k, k_row, count, d, rows, features, kind, factors, root, False, raw, half,
                                k_powers, k_factors, zero)
                     kernel.combine(k_powers, features, zero + 1, lanes, zero + 1, k_powers, zero)
 
@@ -191,7 +197,7 @@ with cache.enabled():
                     micro.pack(q, q_row, count, d, zero + 1, q_weights, zero)
                     kernel.elu(q_weights, features, zero)
                 else:
-                    _exponents(job, entry, q, q_row, count, d, rows, features, kind, root, True, raw, half,
+                    _exponents(job, entry, q, q_row, count, d, rows, features, kind, factors, root, True, raw, half,
                                q_powers, q_factors, zero)
                     # all weights of a row are divided by the exponential of its `reference`
                     kernel.largest_in_lanes(q_powers, features, top, state_top, zero)
@@ -202,13 +208,13 @@ with cache.enabled():
                     else:
                         kernel.running_largest(zeros, 0, zeros, state_top, reference, zero)
                     kernel.weigh(q_powers, features, top, reference, q_weights, zero)
-                    if kind >= Kind.TRIGONOMETRIC:
+                    if factors is not None:
                         kernel.multiply(q_weights, features, q_factors, row, zero)
                 micro.fill(total, 1, zero, zero)
                 micro.fill(result, e, zero, zero)
-                micro.accumulate(q_weights, features, z, size, 0, 1, ones, total, zero)
+                _accumulate(q_weights, features, z, size, 0, 1, ones, total, zero)
                 for block in range(blocks):
-                    micro.accumulate(q_weights, features, state + block * features * row, row, size,
+                    _accumulate(q_weights, features, state + block * features * row, row, size,
                                      min(TILE, e - block * TILE), ones, result + block * TILE * row, zero)
                 if mode == Mode.CAUSAL:
                     if kind is not None:
@@ -217,7 +223,7 @@ with cache.enabled():
                             store_real(k_safe + lane * size, exponent if exponent > -np.inf else 0.0, zero)
                         kernel.weigh(q_powers, features, none, q_top, q_weights, zero)
                         kernel.weigh(k_powers, features, none, k_safe, k_weights, zero)
-                        if kind >= Kind.TRIGONOMETRIC:
+                        if factors is not None:
                             kernel.multiply(q_weights, features, q_factors, row, zero)
                             kernel.multiply(k_weights, features, k_factors, row, zero)
                     micro.scores(k_weights, size, row, count, features, q_weights, s, zero)
@@ -225,7 +231,7 @@ with cache.enabled():
                         kernel.decay(s, count, k_top, q_top, reference, zero)
                     kernel.triangle(s, count, total, zero)
                     for block in range(blocks):
-                        micro.accumulate(s, count, values + block * TILE * row, row, size, min(TILE, e - block * TILE),
+                        _accumulate(s, count, values + block * TILE * row, row, size, min(TILE, e - block * TILE),
                                          ones, result + block * TILE * row, zero)
                 out = load_int(load_int(job + 8 * Field.OUT) + 8 * entry) + query * out_row
                 micro.unpack(result, count, e, total, out, out_row, zero)
@@ -234,11 +240,11 @@ with cache.enabled():
                 if kind is not None:
                     kernel.raise_tops(k_powers, features, top, z, state, blocks, negative, zero)
                     kernel.weigh(k_powers, features, negative, zeros, k_weights, zero)
-                    if kind >= Kind.TRIGONOMETRIC:
+                    if factors is not None:
                         kernel.multiply(k_weights, features, k_factors, row, zero)
                 kernel.sum_lanes(k_weights, features, z, zero)
                 for block in range(blocks):
-                    micro.accumulate(values + block * TILE * row, count, k_weights, size, row, features, ones,
+                    _accumulate(values + block * TILE * row, count, k_weights, size, row, features, ones,
                                      state + block * features * row, zero)
 
         end = load_int(job + 8 * Field.END)
@@ -247,9 +253,9 @@ with cache.enabled():
             for place in range(number):
                 store_real(end + place * size, load_real(state + place * size, zero), zero)
 
-    @njit(inline="always", **OPTIONS)
-    def _exponents(job, entry, x, x_row, count, d, rows, features, kind, root, query, raw, half, powers, factors,
-                   zero):
+    @njit(**OPTIONS)
+    def _exponents(job, entry, x, x_row, count, d, rows, features, kind, factors, root, query, raw, half, powers,
+                   multipliers, zero):
         """The features of up to 64 tokens as factors * exp2(powers); without factors in the first two kinds.
 
         What all features of a query have in common cancels in the quotient and is left out.
@@ -262,17 +268,17 @@ with cache.enabled():
         micro.pack(x, x_row, count, d, root, raw, zero)
         kernel.half_squares(raw, d, half, zero)
         micro.scores(projection, p_row, size, rows, d, raw, powers, zero)
-        if kind == Kind.TRIGONOMETRIC:
-            kernel.waves(powers, rows, factors, zero)
-            kernel.combine(factors, features, zero, half, square, powers, zero)
-        elif kind == Kind.RELU:
-            kernel.combine(powers, features, zero + 1, half, zero, factors, zero)
-            kernel.relu(factors, features, zero)
-            kernel.combine(factors, features, zero, half, zero, powers, zero)
-        else:
+        if factors is None:
             if kind == Kind.HYPERBOLIC:
                 kernel.combine(powers, rows, -unit, half, -square, powers + rows * row, zero)
             kernel.combine(powers, rows, unit, half, -square, powers, zero)
+        elif kind == Kind.TRIGONOMETRIC:
+            kernel.waves(powers, rows, multipliers, zero)
+            kernel.combine(multipliers, features, zero, half, square, powers, zero)
+        else:
+            kernel.combine(powers, features, zero + 1, half, zero, multipliers, zero)
+            kernel.relu(multipliers, features, zero)
+            kernel.combine(multipliers, features, zero, half, zero, powers, zero)
 
 
 def run(mode: Mode, ranges: Array, *, q: Rows | None, k: Rows | None, v: Rows | None, out: Rows | None, d: int, e: int,
@@ -298,7 +304,7 @@ def run(mode: Mode, ranges: Array, *, q: Rows | None, k: Rows | None, v: Rows | 
 
     job = np.zeros(len(Field), np.int64)
     job[Field.TOTAL], job[Field.PARTS], job[Field.MODE], job[Field.SHIFT] = total, parts, mode, shift
-    job[Field.RANGES] = ranges.ctypes.data
+    job[Field.RANGES] = address(ranges)
     job[Field.D], job[Field.E], job[Field.ROWS], job[Field.FEATURES] = d, e, rows, features
     for field, operand in ((Field.Q, q), (Field.K, k), (Field.V, v), (Field.OUT, out), (Field.PROJECTION, projection)):
         if operand is not None:
@@ -306,21 +312,19 @@ def run(mode: Mode, ranges: Array, *, q: Rows | None, k: Rows | None, v: Rows | 
     if key_mask is not None:
         job[Field.KEY_MASK], job[Field.KEY_MASK_STEP] = key_mask.table, key_mask.column
     if begin is not None:
-        job[Field.BEGIN], job[Field.BEGIN_ENTRY] = begin.ctypes.data, begin.strides[0]
+        job[Field.BEGIN], job[Field.BEGIN_ENTRY] = address(begin), begin.strides[0]
         job[Field.BEGIN_PART] = begin.strides[1] if begin.shape[1] > 1 else 0
     if end is not None:
-        job[Field.END], job[Field.END_ENTRY], job[Field.END_PART] = end.ctypes.data, end.strides[0], end.strides[1]
-    job[Field.STATE_SIZE], job[Field.SCRATCH], job[Field.SCRATCH_SIZE] = state, room.ctypes.data, size
+        job[Field.END], job[Field.END_ENTRY], job[Field.END_PART] = address(end), end.strides[0], end.strides[1]
+    job[Field.STATE_SIZE], job[Field.SCRATCH], job[Field.SCRATCH_SIZE] = state, address(room), size
 
     # what the kernels read and write lives as long as the work does
-    work = functools.partial(_call, job, kind, dtype.type(root), dtype.type(0),
+    work = functools.partial(_call, job, None if kind is None else int(kind),
+                             1 if kind in (Kind.TRIGONOMETRIC, Kind.RELU) else None, None if key_mask is None else 1,
+                             dtype.type(root), dtype.type(0),
                              (q, k, v, out, ranges, projection, key_mask, begin, end, room))
-
-    def cancel():
-        job[Field.NEXT] = total
-
-    threads.run(work, workers - 1, cancel)
+    threads.run(work, workers - 1, functools.partial(job.__setitem__, int(Field.NEXT), total))
 
 
-def _call(job: Array, kind: Kind | None, root, zero, keep: tuple) -> bool:
-    return _work(job.ctypes.data, None if kind is None else int(kind), root, zero)
+def _call(job: Array, kind: int | None, factors: int | None, key_mask: int | None, root, zero, keep: tuple) -> bool:
+    return _work(address(job), kind, factors, key_mask, root, zero)

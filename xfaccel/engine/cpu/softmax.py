@@ -6,13 +6,14 @@ every thread; its tiles are handed out by an atomic counter, and each is compute
 thread takes it.
 """
 
+import functools
 import math
 from enum import IntEnum, auto
 
 import numpy as np
 from numba import njit
 
-from xfaccel.arrays import Rows, scratch
+from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import cache, threads
 from xfaccel.engine.cpu.kernels import tile as micro
 from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, store_real
@@ -63,8 +64,11 @@ class Field(IntEnum):
 
 with cache.enabled():
     @njit(**OPTIONS)
-    def _work(job, scale, zero):
-        """Take tiles until there are none. True in the thread that finished the last tile of the job."""
+    def _work(job, scale, key_mask, dense, zero):
+        """Take tiles until there are none. True in the thread that finished the last tile of the job.
+
+        `key_mask` and `dense` (mask or bias) are None where there is none: then no code for them is compiled.
+        """
         part = fetch_add(job + 8 * Field.WORKERS, 1)
         room = load_int(job + 8 * Field.SCRATCH) + part * load_int(job + 8 * Field.SCRATCH_SIZE)
         total, slots = load_int(job + 8 * Field.TOTAL), load_int(job + 8 * Field.SLOTS)
@@ -78,12 +82,12 @@ with cache.enabled():
             planes = load_int(job + 8 * Field.PLANES)
             tile = load_int(planes + 8 * plane) + item - entry * slots
             if tile < load_int(planes + 8 * plane + 8):  # a plane may have fewer tiles than the largest
-                _tile(job, entry, tile, scale, room, zero)
+                _tile(job, entry, tile, scale, key_mask, dense, room, zero)
             finished += 1
         return finished > 0 and fetch_add(job + 8 * Field.DONE, finished) + finished == total
 
-    @njit(inline="always", **OPTIONS)
-    def _tile(job, entry, tile, scale, room, zero):
+    @njit(**OPTIONS)
+    def _tile(job, entry, tile, scale, key_mask, dense, room, zero):
         """The output and lse of up to 64 queries."""
         size, d, e = size_of(zero), load_int(job + 8 * Field.D), load_int(job + 8 * Field.E)
         place = load_int(job + 8 * Field.TILES) + 24 * tile
@@ -115,8 +119,8 @@ with cache.enabled():
                 # lanes 0 .. count - 1 against keys begin .. begin + now - 1: no lane sees any of them
                 if begin - (count - 1) > high or begin + now - 1 < low:
                     continue
-                _block(job, entry, segment, begin, now, first, step, count, queries, s, result, top, sums, shrink,
-                       k_copy, v_copy, zero)
+                _block(job, entry, segment, begin, now, first, step, count, key_mask, dense, queries, s, result, top,
+                       sums, shrink, k_copy, v_copy, zero)
 
         out_row = load_int(job + 8 * Field.OUT_ROW)
         out = load_int(load_int(job + 8 * Field.OUT) + 8 * entry) + first * out_row
@@ -127,9 +131,9 @@ with cache.enabled():
             value = (top_of_lane + math.log2(sum_of_lane)) * math.log(2.0) if sum_of_lane != 0 else -np.inf
             store_real(lse + lane * step * size, value, zero)
 
-    @njit(inline="always", **OPTIONS)
-    def _block(job, entry, segment, begin, keys, first, step, count, queries, s, result, top, sums, shrink,
-               k_copy, v_copy, zero):
+    @njit(**OPTIONS)
+    def _block(job, entry, segment, begin, keys, first, step, count, key_mask, dense, queries, s, result, top,
+               sums, shrink, k_copy, v_copy, zero):
         """One step of the online softmax over up to 64 keys of a segment."""
         size, d, e = size_of(zero), load_int(job + 8 * Field.D), load_int(job + 8 * Field.E)
         key_step, low, high = load_int(segment + 8), load_int(segment + 24), load_int(segment + 32)
@@ -140,10 +144,10 @@ with cache.enabled():
         v = load_int(load_int(job + 8 * Field.V) + 8 * entry) + key * v_row
         k_row, v_row = k_row * key_step, v_row * key_step
 
-        masks, mask_step, seen = load_int(job + 8 * Field.KEY_MASK), load_int(job + 8 * Field.KEY_MASK_STEP), keys
-        mask = masks
-        if masks != 0:
-            mask = load_int(masks + 8 * entry) + key * mask_step
+        mask, mask_step, seen = 0, 0, keys
+        if key_mask is not None:
+            mask_step = load_int(job + 8 * Field.KEY_MASK_STEP)
+            mask = load_int(load_int(job + 8 * Field.KEY_MASK) + 8 * entry) + key * mask_step
             mask_step *= key_step
             seen = micro.seen_keys(mask, mask_step, keys)
             if seen == 0:
@@ -154,69 +158,62 @@ with cache.enabled():
                 k, k_row, v, v_row = k_copy, size * d, v_copy, size * e
 
         micro.scores(k, k_row, size, keys, d, queries, s, zero)
-        biases = load_int(job + 8 * Field.BIAS)
-        if biases != 0:
-            row, column = load_int(job + 8 * Field.BIAS_ROW), load_int(job + 8 * Field.BIAS_COLUMN)
-            bias = load_int(biases + 8 * entry) + first * row + key * column
-            micro.add_bias(s, keys, count, bias, step * row, key_step * column, zero + math.log2(math.e), zero)
-        dense = load_int(job + 8 * Field.MASK)
-        if dense != 0:
-            row, column = load_int(job + 8 * Field.MASK_ROW), load_int(job + 8 * Field.MASK_COLUMN)
-            dense = load_int(dense + 8 * entry) + first * row + key * column
-            micro.hide_mask(s, keys, count, dense, step * row, key_step * column, zero)
+        if dense is not None:
+            _dense(job, entry, key, key_step, keys, first, step, count, s, zero)
         if begin - (count - 1) < low or begin + keys - 1 > high:
             micro.hide_band(s, keys, low - begin, high - begin, zero)
         if words >= 0:
             micro.hide_bits(s, keys, load_int(job + 8 * Field.MASKS) + 8 * (words + begin), zero)
-        if seen < keys:
-            micro.hide_keys(s, keys, mask, mask_step, zero)
+        if key_mask is not None:
+            if seen < keys:
+                micro.hide_keys(s, keys, mask, mask_step, zero)
         micro.softmax(s, keys, top, sums, shrink, zero)
         micro.accumulate(s, keys, v, v_row, size, e, shrink, result, zero)
 
+    @njit(**OPTIONS)
+    def _dense(job, entry, key, key_step, keys, first, step, count, s, zero):
+        """What a dense bias adds to the scores and a dense mask hides."""
+        biases, masks = load_int(job + 8 * Field.BIAS), load_int(job + 8 * Field.MASK)
+        if biases != 0:
+            row, column = load_int(job + 8 * Field.BIAS_ROW), load_int(job + 8 * Field.BIAS_COLUMN)
+            bias = load_int(biases + 8 * entry) + first * row + key * column
+            micro.add_bias(s, keys, count, bias, step * row, key_step * column, zero)
+        if masks != 0:
+            row, column = load_int(job + 8 * Field.MASK_ROW), load_int(job + 8 * Field.MASK_COLUMN)
+            mask = load_int(masks + 8 * entry) + first * row + key * column
+            micro.hide_mask(s, keys, count, mask, step * row, key_step * column, zero)
 
-def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Array, *, d: int, e: int, tile_list: TileList, plane_of: Array,
+
+def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile_list: TileList, plane_of: Array,
         scale: float, key_mask: Rows | None = None, mask: Rows | None = None, bias: Rows | None = None) -> None:
-    """Fill `out` and `lse` (entries, n), both given as the caller allocated them.
+    """Fill `out` (n, e) and `lse` (n, 1) of every leading entry.
 
     `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
     `bias` are rows of (n, m), `key_mask` rows of (1, m).
     """
     entries = len(q.addresses)
-    slots = int(np.diff(tile_list.planes).max(initial=0))
-    total = entries * slots
+    total = entries * tile_list.slots
     if total == 0:
         return
     dtype = out.memory.dtype
-    lse_rows = lse.ctypes.data + np.arange(entries, dtype=np.int64) * lse.strides[0]
     work = entries * tile_list.scores * (d + e)
     workers = 1 if work < _SMALL else min(threads.available(), total)
     size = -(-(TILE * (TILE + 2 * d + 2 * e + 3)) * dtype.itemsize // 64) * 64
     room = scratch(workers * size)
+    job = np.array([
+        0, 0, total, 0, entries, tile_list.slots, d, e,
+        q.table, q.stride, k.table, k.stride, v.table, v.stride, out.table, out.stride, lse.table,
+        *((key_mask.table, key_mask.column) if key_mask else (0, 0)),
+        *((mask.table, mask.stride, mask.column) if mask else (0, 0, 0)),
+        *((bias.table, bias.stride, bias.column) if bias else (0, 0, 0)),
+        tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size], np.int64)
 
-    job = np.zeros(len(Field), np.int64)
-    job[Field.TOTAL], job[Field.ENTRIES], job[Field.SLOTS], job[Field.D], job[Field.E] = total, entries, slots, d, e
-    for field, row, operand in ((Field.Q, Field.Q_ROW, q), (Field.K, Field.K_ROW, k), (Field.V, Field.V_ROW, v),
-                                (Field.OUT, Field.OUT_ROW, out)):
-        job[field], job[row] = operand.table, operand.stride
-    job[Field.LSE] = lse_rows.ctypes.data
-    if key_mask is not None:
-        job[Field.KEY_MASK], job[Field.KEY_MASK_STEP] = key_mask.table, key_mask.column
-    for field, operand in ((Field.MASK, mask), (Field.BIAS, bias)):
-        if operand is not None:
-            job[field:field + 3] = operand.table, operand.stride, operand.column
-    job[Field.PLANES], job[Field.PLANE_OF] = tile_list.planes.ctypes.data, plane_of.ctypes.data
-    for field, part in ((Field.TILES, tile_list.tiles), (Field.OFFSETS, tile_list.offsets),
-                        (Field.SEGMENTS, tile_list.segments), (Field.MASKS, tile_list.masks)):
-        job[field] = part.ctypes.data
-    job[Field.SCRATCH], job[Field.SCRATCH_SIZE] = room.ctypes.data, size
+    # what the kernel reads and writes lives as long as the work does
+    work = functools.partial(_call, job, dtype.type(scale * math.log2(math.e)), None if key_mask is None else 1,
+                             None if mask is None and bias is None else 1, dtype.type(0),
+                             (q, k, v, out, lse, key_mask, mask, bias, tile_list, plane_of, room))
+    threads.run(work, workers - 1, functools.partial(job.__setitem__, int(Field.NEXT), total))
 
-    factor, zero = dtype.type(scale * math.log2(math.e)), dtype.type(0)
-    keep = q, k, v, out, lse, lse_rows, key_mask, mask, bias, tile_list, plane_of, room
 
-    def work_on_it(job=job, keep=keep):
-        return _work(job.ctypes.data, factor, zero)
-
-    def cancel():
-        job[Field.NEXT] = total
-
-    threads.run(work_on_it, workers - 1, cancel)
+def _call(job: Array, scale, key_mask: int | None, dense: int | None, zero, keep: tuple) -> bool:
+    return _work(address(job), scale, key_mask, dense, zero)

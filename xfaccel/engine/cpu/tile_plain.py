@@ -160,9 +160,9 @@ def hide_keys(s, keys, mask, step, zero):
 
 
 @njit(**OPTIONS)
-def add_bias(s, keys, count, bias, row, column, factor, zero):
-    """s[j, lane] += factor * bias[lane, j]."""
-    tile, source = table(s, keys, TILE, zero), grid(bias, count, keys, row, column, zero)
+def add_bias(s, keys, count, bias, row, column, zero):
+    """s[j, lane] += bias[lane, j], turned into units of log 2."""
+    tile, source, factor = table(s, keys, TILE, zero), grid(bias, count, keys, row, column, zero), zero + LOG2_E
     for lane in range(count):
         for j in range(keys):
             tile[j, lane] += source[lane, j] * factor
