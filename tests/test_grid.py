@@ -58,11 +58,11 @@ def test_lengths_far_apart(engine, n, m):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("d", WIDTHS)
 def test_every_width(engine, d):
-    for n, m in [(1, 9), (9, 9), (65, 64)]:
-        for dtype in dtypes(n, m):
-            check(engine, n, m, d, d, dtype)
-            check(engine, n, m, d, 3, dtype)
-            check(engine, n, m, 3, d, dtype)
+    for dtype in (np.float32, np.float64):
+        check(engine, 65, 64, d, d, dtype)
+        check(engine, 1, 9, d, d, dtype)
+        check(engine, 9, 9, d, 3, dtype)
+        check(engine, 9, 9, 3, d, dtype)
 
 
 @pytest.mark.unjitted

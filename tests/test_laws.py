@@ -578,10 +578,10 @@ def estimates(rng, kind, q, k, draws, rows):
                          ids=["a block", "one and a half", "a short block"])
 def test_the_mean_over_projections_is_the_exponential(kind, rows, d, rng):
     q, k = np.array([0.8, 0.0, 0.0, 0.0]), np.array([0.6, 0.4, 0.2, -0.3])
-    found = estimates(rng, kind, q, k, 10_000, rows)
-    # the mean of 10000 draws lies within four of its standard errors, each below 2 %
+    found = estimates(rng, kind, q, k, 4_000, rows)
+    # the mean of 4000 draws lies within four of its standard errors, each below 3 %
     error = found.std() / math.sqrt(len(found))
-    assert error < 0.02 * math.exp(q @ k)
+    assert error < 0.03 * math.exp(q @ k)
     assert abs(found.mean() - math.exp(q @ k)) < 4 * error
 
 
@@ -599,8 +599,8 @@ def test_many_directions_approach_exact_attention(package, kind, rng):
 @law("performer")
 def test_orthogonal_directions_have_less_variance(rng):
     q, k, d = np.array([0.8, 0.0, 0.4, 0.1]), np.array([0.6, 0.4, 0.2, 0.5]), 4
-    apart = [np.exp(rng.standard_normal((d, d)) @ (q + k)).mean() for _ in range(20_000)]
-    together = [np.exp(xfref.favor_projection(rng, d, d) @ (q + k)).mean() for _ in range(20_000)]
+    apart = [np.exp(rng.standard_normal((d, d)) @ (q + k)).mean() for _ in range(4_000)]
+    together = [np.exp(xfref.favor_projection(rng, d, d) @ (q + k)).mean() for _ in range(4_000)]
     assert np.var(together) < 0.9 * np.var(apart)
 
 

@@ -6,15 +6,14 @@ import numpy as np
 
 from xfaccel.arrays import check_array, check_key_mask, describe, empty, leading, lengths, parameter, rows
 from xfaccel.engine.cpu import scan as cpu
-from xfaccel.engine.cpu.scan import Kind, Mode
+from xfaccel.engine.cpu.scan import CAUSAL, HYPERBOLIC, POSITIVE, READ, RELU, SUM, TRIGONOMETRIC
 from xfaccel.engine.tiles import TILE
 
 Array = np.ndarray
 _PART = 8 * TILE   # tokens in the shortest part of a sequence that is worth a thread of its own
 _ITEMS = 32        # parts of all leading entries together, about: enough for any number of threads
 
-KINDS = {"positive": Kind.POSITIVE, "hyperbolic": Kind.HYPERBOLIC, "trigonometric": Kind.TRIGONOMETRIC,
-         "relu": Kind.RELU}
+KINDS = {"positive": POSITIVE, "hyperbolic": HYPERBOLIC, "trigonometric": TRIGONOMETRIC, "relu": RELU}
 
 
 def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None = None, features: str | None = None,
@@ -42,15 +41,15 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None
         out[..., :blind, :] = 0
         sums = np.concatenate([prefix, steps[:-1]])
         states = np.empty((entries, len(sums), number), q.dtype)
-        cpu.run(Mode.SUM, sums, q=None, out=None, end=states, **operands)
+        cpu.run(SUM, sums, q=None, out=None, end=states, **operands)
         begin = _running(states, len(prefix), shared["features"], e)
-        cpu.run(Mode.CAUSAL, steps, q=rows(q, lead), out=rows(out, lead), shift=n - m, begin=begin, **operands)
+        cpu.run(CAUSAL, steps, q=rows(q, lead), out=rows(out, lead), shift=n - m, begin=begin, **operands)
     else:
         sums = _ranges(0, m, entries)
         states = np.empty((entries, len(sums), number), q.dtype)
-        cpu.run(Mode.SUM, sums, q=None, out=None, end=states, **operands)
+        cpu.run(SUM, sums, q=None, out=None, end=states, **operands)
         begin = _running(states, len(sums), shared["features"], e)
-        cpu.run(Mode.READ, _ranges(0, n, entries), q=rows(q, lead), out=rows(out, lead), begin=begin,
+        cpu.run(READ, _ranges(0, n, entries), q=rows(q, lead), out=rows(out, lead), begin=begin,
                 **operands | dict(k=None, v=None, key_mask=None))
     return out
 
@@ -83,7 +82,7 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
             top[:, 0] = state[2].reshape(entries, count) * q.dtype.type(math.log2(math.e))
     out, end = empty((*lead, c, e), q.dtype), begin.copy()
     ranges = np.array([[0, c]], np.int64)
-    cpu.run(Mode.CAUSAL, ranges, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead), out=rows(out, lead), begin=begin,
+    cpu.run(CAUSAL, ranges, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead), out=rows(out, lead), begin=begin,
             end=end, **shared)
     s, z, top = _views(end, count, e)
     s = s[:, 0].swapaxes(1, 2).reshape(*lead, count, blocks * TILE)[..., :e].copy()
@@ -104,7 +103,7 @@ def _shared(q: Array, v: Array, lead: tuple[int, ...], features: str | None, pro
         projection = parameter("projection", projection, q.dtype, own=(None, q.shape[-1]), lead=lead)
         if projection.shape[-2] == 0:
             raise ValueError("projection needs at least 1 row, got 0")
-        count = projection.shape[-2] * (2 if kind in (Kind.HYPERBOLIC, Kind.TRIGONOMETRIC) else 1)
+        count = projection.shape[-2] * (2 if kind in (HYPERBOLIC, TRIGONOMETRIC) else 1)
         directions = rows(projection, lead)
     return dict(d=q.shape[-1], e=v.shape[-1], entries=math.prod(lead), dtype=q.dtype, kind=kind, features=count,
                 projection=directions, root=math.sqrt(scale))

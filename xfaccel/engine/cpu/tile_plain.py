@@ -13,10 +13,11 @@ import numpy as np
 from numba import njit
 
 from xfaccel.engine.cpu.exponential import exp2
-from xfaccel.engine.cpu.memory import grid, load_byte, load_int, size_of, table
+from xfaccel.engine.cpu.memory import grid, load_byte, load_int, load_real, size_of, store_real, table
 from xfaccel.engine.tiles import TILE
 
 LOG2_E = math.log2(math.e)
+LOG_2 = math.log(2)
 # a * b + c may become one fused instruction; nothing may be reordered, so results are the same on every run
 OPTIONS = dict(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
@@ -185,3 +186,13 @@ def copy_seen(x, x_row, keys, width, mask, step, out, zero):
         seen = load_byte(mask + j * step) != 0
         for c in range(width):
             result[j, c] = source[j, c] if seen else zero
+
+
+@njit(**OPTIONS)
+def logarithms(top, total, count, out, out_row, zero):
+    """out[lane] = log(total[lane] * 2**top[lane]), -inf where the total is zero."""
+    for lane in range(count):
+        place = lane * size_of(zero)
+        whole = load_real(total + place, zero)
+        value = (load_real(top + place, zero) + math.log2(whole)) * LOG_2 if whole != 0 else -np.inf
+        store_real(out + lane * out_row, value, zero)

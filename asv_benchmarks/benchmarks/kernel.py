@@ -1,0 +1,37 @@
+"""Kernel attention: running sums of features, whole and step by step."""
+
+import numpy as np
+
+from . import measure
+from .measure import WIDTH, Variant, normal
+
+FEATURES = 256
+SINGLE_STEPS = 16
+
+
+def _features(n):
+    return dict(projection=normal(FEATURES, WIDTH))
+
+
+def _prompt_then_steps(package, name, arguments, options):
+    """All tokens but the last few at once, then these one by one, as a model that writes would call it."""
+    step, cut = getattr(package, name), arguments[0].shape[-2] - SINGLE_STEPS
+    state, out = step(None, *(x[..., :cut, :] for x in arguments), **options)
+    outs = [out]
+    for t in range(cut, cut + SINGLE_STEPS):
+        state, out = step(state, *(x[..., t:t + 1, :] for x in arguments), **options)
+        outs.append(out)
+    return np.concatenate(outs, axis=-2)
+
+
+VARIANTS = {
+    "linear_transformer": Variant("linear_transformer"),
+    "linear_transformer, causal": Variant("linear_transformer", lambda n: dict(causal=True)),
+    "linear_transformer_step": Variant("linear_transformer_step", call=_prompt_then_steps),
+    "performer": Variant("performer", _features),
+    "performer, causal": Variant("performer", lambda n: _features(n) | dict(causal=True)),
+    "performer_step": Variant("performer_step", _features, call=_prompt_then_steps),
+}
+
+time_kernel, track_kernel_workspace, track_kernel_error, track_kernel_ratio = measure.benchmarks(
+    "kernel", VARIANTS)

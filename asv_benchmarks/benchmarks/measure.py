@@ -1,0 +1,166 @@
+"""How a room is measured. A room lists what is called, as `Variant`s; this file makes its benchmarks.
+
+asv draws one tile per benchmark function and one line per parameter, so a room has four functions, whatever
+the number of its papers. asv runs `setup` before every single timed call: arrays are therefore drawn, and
+kernels compiled, once per process, and `setup` finds them done.
+
+A commit that lacks a name cannot be measured: `setup` raises NotImplementedError, which asv shows as n/a.
+"""
+
+import functools
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from . import THREADS
+
+try:  # here, not in `setup`: asv forks the process that has imported this, once per benchmark
+    import xfaccel
+    import xfref
+    from xfaccel.engine.cpu.threads import limited
+except ModuleNotFoundError as error:
+    xfaccel = xfref = None
+    MISSING = str(error)
+
+Array = np.ndarray
+HEADS, WIDTH = 8, 64
+LENGTHS = [1024, 4096]
+RATIO_LENGTH = 1024   # the reference takes n^2 memory for every variant
+ERROR_LENGTH = 300    # several tiles of 64 and a rest
+PAGE = 4096           # bytes; below this, workspace is the bookkeeping of Python objects
+PAIRS, PAIRS_SECONDS, LEAST_PAIRS = 9, 1.5, 3
+
+
+def normal(*shape: int) -> Array:
+    """Normal numbers, float32, the same at every call."""
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def qkv(n: int) -> tuple[Array, ...]:
+    return tuple(normal(3, HEADS, n, WIDTH))
+
+
+def plain(package, name: str, arguments: tuple, options: dict):
+    return getattr(package, name)(*arguments, **options)
+
+
+class Variant(NamedTuple):
+    """What is called: the function's name, and how its arguments are made for n tokens."""
+
+    function: str
+    options: Callable[[int], dict] = lambda n: {}
+    arguments: Callable[[int], tuple] = qkv
+    call: Callable = plain          # (package, name, arguments, options) -> the result
+
+
+@functools.lru_cache
+def prepared(package, variant: Variant, n: int, dtype: type = np.float32) -> Callable[[], object]:
+    """A call without arguments, of which everything but the call is done."""
+    arguments, options = variant.arguments(n), variant.options(n)
+    arguments = tuple(x.astype(dtype) for x in arguments)
+    options = {name: x.astype(dtype) if getattr(x, "dtype", None) == np.float32 else x
+               for name, x in options.items()}
+    return lambda: variant.call(package, variant.function, arguments, options)
+
+
+@functools.lru_cache
+def warmed(variant: Variant, n: int) -> Callable[[], object]:
+    """The fast twin's call, compiled; raises NotImplementedError if this commit has none."""
+    if xfaccel is None:
+        raise NotImplementedError(f"this commit cannot be measured: {MISSING}")
+    if not hasattr(xfaccel, variant.function):
+        raise NotImplementedError(f"xfaccel has no {variant.function} in this commit")
+    call = prepared(xfaccel, variant, n)
+
+    def on_two_threads():
+        with limited(THREADS):
+            return call()
+
+    on_two_threads()
+    return on_two_threads
+
+
+def benchmarks(room: str, variants: dict[str, Variant]) -> tuple[Callable, ...]:
+    """Time, workspace, error and ratio of all variants of a room, as asv wants them."""
+
+    def seconds(name, n):
+        warmed(variants[name], n)()
+
+    def workspace(name, n):
+        return min(_workspace(warmed(variants[name], n)) for _ in range(3))
+
+    def error(name):
+        return _error(variants[name])
+
+    def ratio(name):
+        return _ratio(warmed(variants[name], RATIO_LENGTH), prepared(xfref, variants[name], RATIO_LENGTH))
+
+    names = list(variants)
+    by_length = dict(params=[names, LENGTHS], param_names=["variant", "n"],
+                     setup=lambda name, n: warmed(variants[name], n))
+
+    def at_length(n):
+        return dict(params=[names], param_names=["variant"], setup=lambda name: warmed(variants[name], n))
+
+    return (
+        _described(seconds, f"time_{room}", f"{room}: time", **by_length,
+                   rounds=2, repeat=(10, 200, 0.8), warmup_time=0.1),
+        _described(workspace, f"track_{room}_workspace", f"{room}: memory beside the result", **by_length,
+                   unit="bytes"),
+        _described(error, f"track_{room}_error", f"{room}: largest error against float64",
+                   **at_length(ERROR_LENGTH), unit="of the largest value"),
+        _described(ratio, f"track_{room}_ratio", f"{room}: time, xfaccel over xfref",
+                   **at_length(RATIO_LENGTH), unit="of xfref's time"),
+    )
+
+
+def _described(function: Callable, name: str, title: str, **attributes) -> Callable:
+    """`function` with what asv reads from it. `version` is what results belong to: raise it when a benchmark
+    no longer measures the same; without it any edit of these lines would cut the history."""
+    function.__name__, function.pretty_name, function.version = name, title, "1"
+    vars(function).update(attributes)
+    return function
+
+
+def _workspace(call: Callable) -> int:
+    """Bytes at the peak of a call, less those of its result, in whole pages."""
+    tracemalloc.start()
+    try:
+        result = call()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    extra = max(peak - sum(x.nbytes for x in _parts(result)), 0)
+    return -(-extra // PAGE) * PAGE
+
+
+def _error(variant: Variant) -> float:
+    """The largest error of the results in float32, as a share of the largest value of the result it is in."""
+    results = _parts(warmed(variant, ERROR_LENGTH)())
+    truths = _parts(prepared(xfref, variant, ERROR_LENGTH, np.float64)())
+    return max(float(np.abs(x - truth).max() / np.abs(truth).max())
+               for x, truth in zip(results, truths, strict=True))
+
+
+def _ratio(fast: Callable, slow: Callable) -> float:
+    """The best time of `fast` over the best of `slow`, taken in turns: what slows the machine slows both."""
+    slow()
+    fast_times, slow_times, start = [], [], time.perf_counter()
+    while len(slow_times) < LEAST_PAIRS or (
+            len(slow_times) < PAIRS and time.perf_counter() - start < PAIRS_SECONDS):
+        slow_times.append(_seconds(slow))
+        fast_times += [_seconds(fast) for _ in range(3)]  # the first also wakes the threads
+    return min(fast_times) / min(slow_times)
+
+
+def _seconds(call: Callable) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _parts(result) -> tuple[Array, ...]:
+    return result if isinstance(result, tuple) else (result,)
