@@ -1,0 +1,56 @@
+# Every target makes its own environment under .venv; PYTHON names the interpreter it starts from.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help arena test lint bench-check bench peers golden check clean
+
+help:
+	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification"
+	@echo "make test    the test suite, then the part of it that also runs without compilation"
+	@echo "make lint    ruff"
+	@echo "make check   lint, test and asv check: what CI runs"
+	@echo "make bench   airspeed velocity on this commit (QUICK=1: once each)"
+	@echo "make peers   exact attention beside torch, ONNX Runtime and OpenVINO"
+	@echo "make clean   remove .venv"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "xfaccel needs Python 3.11 or later; name one with PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "$(PYTHON) lacks venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+# one stamp per extra: its packages are there and younger than pyproject.toml
+$(VENV)/.with-%: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing xfaccel[$*] into $(VENV)"
+	@$(RUN) -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+arena: $(VENV)/.with-arena
+	$(RUN) -m xfaccel arena $(ARENA)
+
+# the tests of the arena draw its chart and show its progress
+test: $(VENV)/.with-test $(VENV)/.with-arena
+	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -m unjitted
+	$(RUN) -m pytest -q
+
+lint: $(VENV)/.with-test
+	$(RUN) -m ruff check .
+
+bench-check: $(VENV)/.with-bench
+	cd asv_benchmarks && ../$(RUN) -m asv machine --yes >/dev/null && ../$(RUN) -m asv check --python=same
+
+bench: $(VENV)/.with-bench
+	cd asv_benchmarks && ../$(RUN) -m asv machine --yes >/dev/null \
+	  && ../$(RUN) -m asv run --python=same $(if $(QUICK),--quick) --show-stderr
+
+peers: $(VENV)/.with-peers
+	$(RUN) asv_benchmarks/peers.py $(PEERS)
+
+check: lint bench-check test
+
+clean:
+	rm -rf $(VENV)
