@@ -32,8 +32,7 @@ $(VENV)/.with-%: pyproject.toml | $(VENV)/bin/python
 arena: $(VENV)/.with-arena
 	$(RUN) -m xfaccel arena $(ARENA)
 
-# the tests of the arena draw its chart and show its progress
-test: $(VENV)/.with-test $(VENV)/.with-arena
+test: $(VENV)/.with-test
 	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -m unjitted
 	$(RUN) -m pytest -q
 

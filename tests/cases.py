@@ -27,7 +27,8 @@ class Case(NamedTuple):
     function: str
     draw: Callable[..., tuple]     # (rng, dtype) -> args, kwargs
     call: Callable[..., object]    # (package, args, kwargs) -> what the package gives
-    tiny: bool                     # small enough to run without compilation
+    tiny: bool                     # no axis above 20
+    unjitted: bool                 # also runs where the kernels are Python: seconds count
 
 
 def projections(rng, m, slots=4, lead=()):
@@ -146,18 +147,23 @@ COMMON = {  # what is common to all variants: a shape, options, and what the var
 }
 
 
+UNJITTED = {"square", "causal", "more keys", "causal, more queries", "no keys", "e = 0", "one K/V head", "1-D key mask",
+            "key mask per batch entry, garbage under it"}
+
+
 def _common(label, variant):
     """All COMMON cases that `variant` can bear, and those with garbage in the keys that a mask hides."""
     for name, (shape, options) in COMMON.items():
         drawn = options(np.random.default_rng(0)) if callable(options) else options
         if ("causal" in drawn and not variant.causal) or ("scale" in drawn and not variant.scale):
             continue
-        yield _case(f"{label}: {name}", variant, shape, options)
+        yield _case(f"{label}: {name}", variant, shape, options, unjitted=name in UNJITTED)
         if "key_mask" in drawn:
-            yield _case(f"{label}: {name}, garbage under it", variant, shape, options, spoil=True)
+            name += ", garbage under it"
+            yield _case(f"{label}: {name}", variant, shape, options, spoil=True, unjitted=name in UNJITTED)
 
 
-def _case(name, variant, shape, options, spoil=False):
+def _case(name, variant, shape, options, *, spoil=False, unjitted=False):
     def draw(rng, dtype):
         q, k, v = draw_qkv(rng, dtype, shape, variant.size)
         kwargs = variant.options(rng, shape.n, shape.m, shape.d)
@@ -169,7 +175,8 @@ def _case(name, variant, shape, options, spoil=False):
             spoil_hidden(k, v, kwargs["key_mask"])
         return (q, k, v), kwargs
 
-    return Case(name, variant.function, draw, plain(variant.function), max(shape.n, shape.m) <= 20)
+    tiny = max(shape.n, shape.m) <= 20
+    return Case(name, variant.function, draw, plain(variant.function), tiny, tiny and unjitted)
 
 
 def plain(function):
@@ -203,7 +210,8 @@ def dense(pattern):
 def special(function, what, shape, options=None, *, size=1.0):
     """A case of one function alone; `options` is a draw."""
     variant = Variant(function, lambda rng, n, m, d: {}, size=size)
-    return _case(f"{function}: {what}", variant, shape, options or {})
+    # `attention` is `attention_lse` without its second result
+    return _case(f"{function}: {what}", variant, shape, options or {}, unjitted=function != "attention")
 
 
 def free(function, what, draw, call=None):
@@ -213,7 +221,7 @@ def free(function, what, draw, call=None):
         return tuple(x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
                      for x in args), kwargs
 
-    return Case(f"{function}: {what}", function, cast, call or plain(function), True)
+    return Case(f"{function}: {what}", function, cast, call or plain(function), True, True)
 
 
 def scores(rng, *shape, hide=0.3):
@@ -424,7 +432,7 @@ def _steps(function, label, splits, shape):
         return draw_qkv(rng, dtype, full, variant.size), variant.options(rng, n, n, shape.d)
 
     return Case(f"{function}: {label}, {'+'.join(map(str, splits))}, {shape.q} and {shape.k}", function, draw,
-                in_steps(function, splits), sum(splits) <= 20)
+                in_steps(function, splits), sum(splits) <= 20, splits == (5, 1, 7))
 
 
 CASES = [

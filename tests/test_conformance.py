@@ -13,10 +13,15 @@ DTYPES = [np.float32, np.float64]
 DEVICES = ["cpu"]  # a GPU joins as "gpu": inputs through cupy.asarray, results back through cupy.asnumpy
 
 
+def rows():
+    for case in CASES:
+        for dtype in DTYPES:
+            marks = [pytest.mark.unjitted] if case.unjitted and dtype == np.float32 else []
+            yield pytest.param(case, dtype, id=f"{case.name}, {dtype.__name__}", marks=marks)
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("case", [
-    pytest.param(case, id=case.name, marks=[pytest.mark.unjitted] if case.tiny else []) for case in CASES])
+@pytest.mark.parametrize("case, dtype", list(rows()))
 def test_case(case, dtype, device):
     args, kwargs = case.draw(generator(case), dtype)
     reference, truth = expected(case.call, args, kwargs)

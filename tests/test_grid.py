@@ -68,7 +68,7 @@ def test_every_width(engine, d):
 @pytest.mark.unjitted
 @pytest.mark.parametrize("engine", ENGINES)
 def test_small_lengths_and_widths(engine):
-    for n, m, d in itertools.product([0, 1, 7, 9], [0, 1, 9], [1, 3, 8]):
+    for n, m, d in itertools.product([0, 1, 9], [0, 1, 9], [1, 8]):
         check(engine, n, m, d, 5, np.float32)
 
 

@@ -114,11 +114,6 @@ def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...]) -> Array:
     return key_mask
 
 
-def hide_keys(x: Array, key_mask: Array | None) -> Array:
-    """`x` (...,m,w) with zeros in the rows that `key_mask` hides, whatever they held."""
-    return x if key_mask is None else np.where(key_mask[..., None], x, x.dtype.type(0))
-
-
 def scale_or_default(scale: float | None, q: Array, *, positive: bool = False) -> float:
     """`scale`, or d**-0.5. Raises TypeError or ValueError if it is no finite (positive) number."""
     if scale is None:

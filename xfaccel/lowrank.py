@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from xfaccel.arrays import hide_keys, leading, lengths, parameter
+from xfaccel.arrays import check_key_mask, leading, lengths, parameter
 from xfaccel.core import attention
+from xfaccel.engine.product import project
 
 Array = np.ndarray
 
@@ -16,7 +17,7 @@ def linformer(q: Array, k: Array, v: Array, *, key_projection: Array, value_proj
     engine over r keys.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n + m) r (d + e)) time, O(n + r (d + e)) memory; with a key mask also a copy of k and v.
+    Cost: O((n + m) r (d + e)) time, O(n + r (d + e)) memory.
     """
     _, m = lengths(q, k, v)
     lead = leading(q, k, v)
@@ -25,10 +26,11 @@ def linformer(q: Array, k: Array, v: Array, *, key_projection: Array, value_proj
     if e.shape[-2] != f.shape[-2]:
         raise ValueError(f"key_projection and value_projection need the same number of rows, "
                          f"got {e.shape[-2]} and {f.shape[-2]}")
-    if key_mask is not None:
-        from xfaccel.arrays import check_key_mask
-        check_key_mask(key_mask, k, lead)
-    return attention(q, e @ hide_keys(k, key_mask), f @ hide_keys(v, key_mask), scale=scale)
+    mask_lead = () if key_mask is None else check_key_mask(key_mask, k, lead).shape[:-1]
+    # one projection for all heads of one set of keys is computed once
+    keys, values = (project(matrix, x, np.broadcast_shapes(matrix.shape[:-2], x.shape[:-2], mask_lead), key_mask)
+                    for matrix, x in ((e, k), (f, v)))
+    return attention(q, keys, values, scale=scale)
 
 
 def _columns(name: str, x: Array, dtype: np.dtype, m: int, lead: tuple[int, ...]) -> Array:

@@ -31,7 +31,7 @@ LENGTHS = [1024, 4096]
 RATIO_LENGTH = 1024   # the reference takes n^2 memory for every variant
 ERROR_LENGTH = 300    # several tiles of 64 and a rest
 PAGE = 4096           # bytes; below this, workspace is the bookkeeping of Python objects
-PAIRS, PAIRS_SECONDS, LEAST_PAIRS = 9, 1.5, 3
+PAIRS, PAIRS_SECONDS, LEAST_PAIRS = 9, 1.0, 3
 
 
 def normal(*shape: int) -> Array:

@@ -196,3 +196,10 @@ def logarithms(top, total, count, out, out_row, zero):
         whole = load_real(total + place, zero)
         value = (load_real(top + place, zero) + math.log2(whole)) * LOG_2 if whole != 0 else -np.inf
         store_real(out + lane * out_row, value, zero)
+
+
+@njit(**OPTIONS)
+def copy_row(x, width, out, zero):
+    """out[c] = x[c] for c < width."""
+    for c in range(width):
+        store_real(out + c * size_of(zero), load_real(x + c * size_of(zero), zero), zero)

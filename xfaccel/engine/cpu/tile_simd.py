@@ -9,11 +9,19 @@ Keys and values are therefore never packed; only queries and outputs are transpo
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from xfaccel.engine.cpu.tile_plain import add_bias, copy_seen, hide_keys, hide_mask, logarithms, seen_keys
+from xfaccel.engine.cpu.tile_plain import (
+    add_bias,
+    copy_row,
+    copy_seen,
+    hide_keys,
+    hide_mask,
+    logarithms,
+    seen_keys,
+)
 from xfaccel.engine.cpu.vector import Emitter, kernel
 from xfaccel.engine.tiles import TILE
 
-__all__ = ["accumulate", "add_bias", "copy_seen", "fill", "hide_band", "hide_bits", "hide_keys", "hide_mask",
+__all__ = ["accumulate", "add_bias", "copy_row", "copy_seen", "fill", "hide_band", "hide_bits", "hide_keys", "hide_mask",
            "logarithms", "pack", "scores", "seen_keys", "softmax", "unpack"]
 
 _MANY = 1 << 20  # larger band limits mean the same as this one, which fits an int32

@@ -1,0 +1,327 @@
+"""xfaccel beside torch, ONNX Runtime and OpenVINO, on one machine, in one process, in turns.
+
+    python asv_benchmarks/peers.py [--quick] [--lengths 1024 4096] [--threads 2] [--only full causal]
+
+In a hot loop every contender is called twice and the second call counts: the first wakes its own threads, and
+those of the contender before it, some of which spin for a while, fall asleep. After an idle gap the first
+call counts. Ratios are medians over rounds of the peer's time over that of xfaccel in the same round: above
+1, xfaccel is faster. The peak is a loop of multiply-adds in registers, one more contender of every round.
+Errors are relative L2 against float64, of the first head. A causal pair of query and key counts as work only
+if the query sees the key; of linear attention only the sums count, 4 n d e, not what a chunked form adds.
+"""
+
+import argparse
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = ["full", "causal", "window", "linear", "idle"]
+    parser.add_argument("--only", nargs="+", default=kinds, choices=kinds, help="comparisons (default: all)")
+    parser.add_argument("--lengths", nargs="+", type=int, help="n of full and causal (default: 64 to 8192)")
+    parser.add_argument("--long", type=int, help="n of window and linear (default: 16384)")
+    parser.add_argument("--gaps", nargs="+", type=float, default=[20, 200], metavar="MS", help="of idleness")
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--width", type=int, default=64, help="of a head")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, help="of each comparison (default: 15)")
+    parser.add_argument("--quick", action="store_true", help="short, few rounds, no torch.compile")
+    options = parser.parse_args()
+    every = [64, 256, 512, 1024, 2048, 4096, 8192]
+    options.lengths = options.lengths or ([256, 1024] if options.quick else every)
+    options.long = options.long or (2048 if options.quick else 16384)
+    options.rounds = options.rounds or (3 if options.quick else 15)
+    if options.long % SIDE:
+        parser.error(f"--long needs a multiple of {SIDE}, the chunks of torch's forms")
+    return options
+
+
+SIDE = 256               # keys that a window sees on either side
+OPTIONS = parse()
+# BLAS and OpenMP read these when they are loaded
+os.environ.update({f"{library}_NUM_THREADS": str(OPTIONS.threads) for library in ("OPENBLAS", "MKL", "OMP")})
+
+import numpy as np  # noqa: E402
+from numba import njit  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
+
+import xfaccel  # noqa: E402
+import xfref  # noqa: E402
+from xfaccel.engine.cpu.threads import limited  # noqa: E402
+from xfaccel.engine.cpu.vector import kernel, vector_bytes  # noqa: E402
+
+Array = np.ndarray
+SUMS = 24 if vector_bytes() == 64 else 12    # more than a multiply-add takes cycles, fewer than registers
+PEAK_LOOPS = 1_000_000
+PEAK_WORK = 2.0 * PEAK_LOOPS * OPTIONS.threads * SUMS * vector_bytes() / 4
+MISSING: dict[str, str] = {}
+
+
+class Contender(NamedTuple):
+    name: str
+    call: Callable[[], object]
+    result: Callable[[object], Array] = np.asarray   # what `call` gives, as an array (heads, n, width)
+
+
+@intrinsic
+def multiply_adds(typing, loops, out, zero):
+    """`loops` times SUMS vectors of multiply-adds that wait for nothing but themselves."""
+    def emit(e, loops, out):
+        factor, term = e.splat(0.999), e.splat(0.5)
+        sums = e.loop(0, loops, lambda i, *sums: [e.multiply_add(x, factor, term) for x in sums],
+                      [e.splat(float(start)) for start in range(SUMS)])
+        for place, x in enumerate(sums):
+            e.store(x, e.at(out, place * vector_bytes()))
+    return kernel(emit, zero, "ii")
+
+
+@njit(nogil=True)
+def spin(loops, out, zero):
+    multiply_adds(loops, out, zero)
+
+
+def peak() -> None:
+    """PEAK_LOOPS of multiply-adds in every thread."""
+    outs = [np.empty(SUMS * vector_bytes(), np.uint8) for _ in range(OPTIONS.threads)]
+    tasks = [threading.Thread(target=spin, args=(PEAK_LOOPS, out.ctypes.data, np.float32(0))) for out in outs]
+    for task in tasks:
+        task.start()
+    for task in tasks:
+        task.join()
+
+
+def load(module: str):
+    """The module, or None and a line about it at the end."""
+    try:
+        return __import__(module)
+    except ImportError as error:
+        MISSING[module] = f"{error}; the extra `peers` brings it"
+        return None
+
+
+def load_torch():
+    if torch := load("torch"):
+        torch.set_num_threads(OPTIONS.threads)
+    return torch
+
+
+def ours(function: str, arrays: tuple, threads: int = OPTIONS.threads, **options) -> Contender:
+    def call():
+        with limited(threads):
+            return getattr(xfaccel, function)(*arrays, **options)
+    return Contender("xfaccel" if threads == OPTIONS.threads else f"xfaccel, {threads} thread", call)
+
+
+def torch_sdpa(q: Array, k: Array, v: Array, causal: bool) -> Contender | None:
+    if not (torch := load_torch()):
+        return None
+    batch = [torch.from_numpy(x)[None] for x in (q, k, v)]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return Contender("torch SDPA", lambda: attend(*batch, is_causal=causal), lambda out: out[0].numpy())
+
+
+def onnx_runtime(q: Array, k: Array, v: Array, causal: bool) -> Contender | None:
+    onnx, runtime = load("onnx"), load("onnxruntime")
+    if not (onnx and runtime):
+        return None
+    heads, n, d = q.shape
+    make, real = onnx.helper, onnx.TensorProto.FLOAT
+    node = make.make_node("MultiHeadAttention", ["q", "k", "v"], ["out"], domain="com.microsoft",
+                          num_heads=heads, unidirectional=int(causal))
+    *inputs, output = (make.make_tensor_value_info(name, real, [1, n, heads * d])
+                       for name in ("q", "k", "v", "out"))
+    graph = make.make_graph([node], "attention", inputs, [output])
+    versions = [make.make_opsetid("", 17), make.make_opsetid("com.microsoft", 1)]
+    model = make.make_model(graph, opset_imports=versions, ir_version=8)
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = OPTIONS.threads
+    session = runtime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
+    # its own layout: heads side by side in a row
+    feed = {name: x.swapaxes(0, 1).reshape(1, n, -1) for name, x in (("q", q), ("k", k), ("v", v))}
+    return Contender("ONNX Runtime", lambda: session.run(None, feed)[0],
+                     lambda out: out.reshape(n, heads, d).swapaxes(0, 1))
+
+
+def openvino(q: Array, k: Array, v: Array, causal: bool) -> Contender | None:
+    if not (vino := load("openvino")):
+        return None
+    from openvino import opset13 as ops
+    inputs = [ops.parameter([1, *x.shape], np.float32) for x in (q, k, v)]
+    model = vino.Model([ops.scaled_dot_product_attention(*inputs, causal=causal)], inputs)
+    compiled = vino.Core().compile_model(model, "CPU", {
+        "INFERENCE_NUM_THREADS": OPTIONS.threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"})
+    request, feed = compiled.create_infer_request(), [x[None] for x in (q, k, v)]
+    return Contender("OpenVINO", lambda: request.infer(feed, share_inputs=True, share_outputs=True),
+                     lambda out: out[0][0].copy())
+
+
+def torch_window(q: Array, k: Array, v: Array) -> list[Contender]:
+    """SDPA on chunks of SIDE queries with the three chunks of keys around them; flex_attention, compiled."""
+    if not (torch := load_torch()):
+        return []
+    heads, n, d = q.shape
+    q, k, v = (torch.from_numpy(x) for x in (q, k, v))
+    places = torch.arange(n).view(-1, SIDE, 1)
+    near = torch.arange(3 * SIDE) + SIDE * (torch.arange(n // SIDE).view(-1, 1, 1) - 1)
+    seen = ((near - places).abs() <= SIDE) & (near >= 0) & (near < n)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def around(x):
+        x = torch.nn.functional.pad(x, (0, 0, SIDE, SIDE)).view(heads, -1, SIDE, d)
+        return torch.cat([x[:, :-2], x[:, 1:-1], x[:, 2:]], dim=2)
+
+    def chunks():
+        return attend(q.view(heads, -1, SIDE, d), around(k), around(v), attn_mask=seen).view(heads, n, d)
+
+    found = [Contender("torch SDPA, chunks", chunks, lambda out: out.numpy())]
+    if not OPTIONS.quick:
+        try:
+            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+            mask = create_block_mask(lambda b, h, i, j: (i - j).abs() <= SIDE, None, None, n, n, device="cpu")
+            flex = torch.compile(flex_attention)
+            call = partial(flex, q[None], k[None], v[None], block_mask=mask)
+            call()
+            found.append(Contender("torch flex, compiled", call, lambda out: out[0].numpy()))
+        except Exception as error:  # whatever its compiler meets on this machine
+            MISSING["torch flex_attention"] = f"did not compile: {str(error).splitlines()[0]}"
+    return found
+
+
+def torch_linear(q: Array, k: Array, v: Array) -> list[Contender]:
+    """Sums of whole chunks by cumsum, and the triangle within each chunk."""
+    if not (torch := load_torch()):
+        return []
+    q, k, v = (torch.from_numpy(x) for x in (q, k, v))
+
+    def by_chunks(size, q, k, v):
+        q, k, v = (x.unflatten(1, (-1, size)) for x in (q, k, v))
+        q, k = torch.nn.functional.elu(q) + 1, torch.nn.functional.elu(k) + 1
+        own, own_keys = k.mT @ v, k.sum(2)
+        before, keys_before = own.cumsum(1) - own, own_keys.cumsum(1) - own_keys
+        weights = (q @ k.mT).tril()
+        total = weights.sum(-1, keepdim=True) + q @ keys_before[..., None]
+        return ((weights @ v + q @ before) / total).flatten(1, 2)
+
+    forms = {f"torch, chunks of {size}": partial(by_chunks, size) for size in (64, 128)}
+    if not OPTIONS.quick:
+        try:
+            forms["torch, chunks of 64, compiled"] = compiled = torch.compile(partial(by_chunks, 64))
+            compiled(q, k, v)
+        except Exception as error:
+            del forms["torch, chunks of 64, compiled"]
+            MISSING["torch.compile of linear attention"] = str(error).splitlines()[0]
+    return [Contender(name, partial(form, q, k, v), lambda out: out.numpy()) for name, form in forms.items()]
+
+
+def truth(kind: str, q: Array, k: Array, v: Array) -> Array:
+    """The first head's result in float64, by xfref, a stretch of queries at a time."""
+    q, k, v = (x[0].astype(np.float64) for x in (q, k, v))
+    outs, state = [], None
+    for start in range(0, len(q), 256):
+        stop = start + 256
+        low, high = {"full": (0, None), "causal": (0, stop), "window": (max(start - SIDE, 0), stop + SIDE),
+                     "linear": (start, stop)}[kind]
+        part = q[start:stop], k[low:high], v[low:high]
+        if kind == "linear":
+            state, out = xfref.linear_transformer_step(state, *part)
+        else:
+            distance = np.arange(low, low + len(part[1])) - np.arange(start, start + len(part[0]))[:, None]
+            out = xfref.attention(*part, causal=kind == "causal",
+                                  mask=abs(distance) <= SIDE if kind == "window" else None)
+        outs.append(out)
+    return np.concatenate(outs)
+
+
+def work(kind: str, n: int) -> float:
+    """Floating-point operations that count."""
+    i = np.arange(n)
+    pairs = {"full": n * n, "causal": n * (n + 1) // 2, "linear": n * OPTIONS.width,
+             "window": int((np.minimum(i + SIDE, n - 1) - np.maximum(i - SIDE, 0) + 1).sum())}[kind]
+    return 4.0 * OPTIONS.heads * OPTIONS.width * pairs
+
+
+def measure(contenders: list[Contender], rounds: int, gap: float | None = None) -> Array:
+    """Seconds (rounds, contenders): hot if gap is None, else each call after `gap` seconds of idleness."""
+    seconds = np.empty((rounds, len(contenders)))
+    for times in seconds:
+        for place, contender in enumerate(contenders):
+            if gap is None:
+                contender.call()
+            else:
+                time.sleep(gap)
+            start = time.perf_counter()
+            contender.call()
+            times[place] = time.perf_counter() - start
+    return seconds
+
+
+def contenders_for(kind: str, arrays: tuple) -> list[Contender]:
+    """xfaccel first."""
+    if kind == "window":
+        return [ours("sliding_window", arrays, left=SIDE, right=SIDE), *torch_window(*arrays)]
+    if kind == "linear":
+        return [ours("linear_transformer", arrays, causal=True), *torch_linear(*arrays)]
+    causal = kind == "causal"
+    peers = [make(*arrays, causal) for make in (torch_sdpa, onnx_runtime, openvino)]
+    return [ours("attention", arrays, causal=causal), *filter(None, peers)]
+
+
+def compare(kind: str, n: int, gaps: list[float] | None = None) -> None:
+    """A table of all contenders in a hot loop, or one per idle gap (in ms)."""
+    arrays = tuple(np.random.default_rng(0).standard_normal((3, OPTIONS.heads, n, OPTIONS.width), np.float32))
+    contenders = contenders_for(kind, arrays)
+    if gaps:
+        contenders.insert(1, ours("attention", arrays, threads=1))
+    exact = truth(kind, *arrays)
+    errors = [np.linalg.norm(x.result(x.call())[0] - exact) / np.linalg.norm(exact) for x in contenders]
+    for gap in gaps or []:
+        rounds = OPTIONS.rounds if OPTIONS.quick else max(OPTIONS.rounds, 30)
+        report(f"{kind}, n = {n}, each call after {gap:g} ms idle", contenders, errors, work(kind, n),
+               measure(contenders, rounds, gap / 1e3))
+    if not gaps:
+        entrants = [*contenders, Contender("peak of multiply-adds", peak)]
+        report(f"{kind}, n = {n}, hot", contenders, errors, work(kind, n), measure(entrants, OPTIONS.rounds))
+
+
+def report(title: str, contenders: list[Contender], errors: list[float], operations: float,
+           seconds: Array) -> None:
+    """The table; if `seconds` has a column more than there are contenders, it is that of the peak."""
+    print(f"\n{title:32}{'ms':>10}{'ratio':>8}{'GFLOP/s':>9}{'error':>10}{'of peak':>9}")
+    has_peak = seconds.shape[1] > len(contenders)
+    for place, (contender, error) in enumerate(zip(contenders, errors, strict=True)):
+        own, rate = seconds[:, place], operations / seconds[:, place] / 1e9
+        line = (f"{contender.name:32}{np.median(own) * 1e3:10.3f}{np.median(own / seconds[:, 0]):8.2f}"
+                f"{np.median(rate):9.0f}{error:10.1e}")
+        if has_peak:
+            line += f"{np.median(rate * seconds[:, -1]) / PEAK_WORK * 1e9:9.0%}"
+        print(line)
+    if has_peak:
+        print(f"{'peak of multiply-adds':32}{'':18}{np.median(PEAK_WORK / seconds[:, -1]) / 1e9:9.0f}")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    print(f"{OPTIONS.heads} heads of width {OPTIONS.width}, float32, {OPTIONS.threads} threads; "
+          f"medians of {OPTIONS.rounds} rounds; ratio: time over that of xfaccel")
+    for kind in ("full", "causal"):
+        for n in OPTIONS.lengths:
+            if kind in OPTIONS.only:
+                compare(kind, n)
+    for kind in ("window", "linear"):
+        if kind in OPTIONS.only:
+            compare(kind, OPTIONS.long)
+    if "idle" in OPTIONS.only:
+        for n in (256, 1024):
+            compare("full", n, OPTIONS.gaps)
+    for name, why in MISSING.items():
+        print(f"missing: {name} ({why})", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Matrix products for the engines' operands: rows of keys or values combined along the sequence.
+
+NumPy calls BLAS once per leading entry, with threads that have to meet at the end of each of many small products;
+here all products of a call are tiles of one job, made of the same micro-kernel as the engines.
+"""
+
+import functools
+
+import numpy as np
+from numba import njit
+
+from xfaccel.arrays import Rows, address, scratch
+from xfaccel.engine.cpu import cache, threads
+from xfaccel.engine.cpu.kernels import features as kernel
+from xfaccel.engine.cpu.kernels import tile as micro
+from xfaccel.engine.cpu.memory import fetch_add, load_int, size_of
+from xfaccel.engine.cpu.tile_plain import OPTIONS
+from xfaccel.engine.tiles import TILE
+
+Array = np.ndarray
+_SMALL = 1 << 19  # multiplications below which waking a helper costs more than it brings
+
+# byte offsets in the job record: A (rows, LENGTH) times X (LENGTH, WIDTH) into OUT (rows, WIDTH)
+(NEXT, DONE, TOTAL, WORKERS, ACROSS, DOWN, NUMBER, LENGTH, WIDTH, A, A_ROW, X, X_ROW, OUT, OUT_ROW,
+ KEY_MASK, KEY_MASK_COLUMN, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 19, 8)
+
+with cache.enabled():
+    @njit(**OPTIONS)
+    def _work(job, key_mask, zero):
+        """Take tiles of 64 x 64 results until there are none. True in the thread that finished the last one."""
+        size = size_of(zero)
+        row = TILE * size
+        total, across, down = load_int(job + TOTAL), load_int(job + ACROSS), load_int(job + DOWN)
+        a_row, x_row, out_row = load_int(job + A_ROW), load_int(job + X_ROW), load_int(job + OUT_ROW)
+        length = load_int(job + LENGTH)
+        room = load_int(job + SCRATCH) + fetch_add(job + WORKERS, 1) * load_int(job + SCRATCH_SIZE)
+        ones, result, tile, copy = room, room + row, room + (1 + TILE) * row, room + (1 + 2 * TILE) * row
+        micro.fill(ones, 1, zero + 1, zero)
+        finished = 0
+        while True:
+            item = fetch_add(job + NEXT, 1)
+            if item >= total:
+                break
+            finished += 1
+            entry, place = item // (across * down), item % (across * down)
+            top, left = place // across * TILE, place % across * TILE
+            height, width = min(TILE, load_int(job + NUMBER) - top), min(TILE, load_int(job + WIDTH) - left)
+            a = load_int(load_int(job + A) + 8 * entry) + top * a_row
+            micro.fill(result, height, zero, zero)
+            for first in range(0, length, TILE):
+                count = min(TILE, length - first)
+                x, step = load_int(load_int(job + X) + 8 * entry) + first * x_row + left * size, x_row
+                if key_mask is not None:
+                    column = load_int(job + KEY_MASK_COLUMN)
+                    mask = load_int(load_int(job + KEY_MASK) + 8 * entry) + first * column
+                    if micro.seen_keys(mask, column, count) < count:
+                        micro.copy_seen(x, x_row, count, width, mask, column, copy, zero)
+                        x, step = copy, width * size
+                kernel.pad_rows(x, step, count, width, tile, zero)
+                micro.accumulate(tile, count, a + first * size, size, a_row, height, ones, result, zero)
+            out = load_int(load_int(job + OUT) + 8 * entry) + top * out_row + left * size
+            for number in range(height):
+                micro.copy_row(result + number * row, width, out + number * out_row, zero)
+        return finished > 0 and fetch_add(job + DONE, finished) + finished == total
+
+
+def run(a: Rows, x: Rows, out: Rows, *, number: int, length: int, width: int, key_mask: Rows | None) -> None:
+    """Fill `out` (number, width) with a (number, length) times x (length, width), for every leading entry."""
+    entries, dtype = len(a.addresses), out.memory.dtype
+    across, down = -(-width // TILE), -(-number // TILE)
+    total = entries * across * down
+    if total == 0:
+        return
+    workers = 1 if entries * number * length * width < _SMALL else min(threads.available(), total)
+    size = (1 + 3 * TILE) * TILE * dtype.itemsize
+    room = scratch(workers * size)
+    job = np.array([0, 0, total, 0, across, down, number, length, width, a.table, a.stride, x.table, x.stride,
+                    out.table, out.stride, *((key_mask.table, key_mask.column) if key_mask else (0, 0)),
+                    address(room), size], np.int64)
+    # what the kernel reads and writes lives as long as the work does
+    work = functools.partial(_call, job, None if key_mask is None else 1, dtype.type(0),
+                             (a, x, out, key_mask, room))
+    threads.run(work, workers - 1, functools.partial(job.__setitem__, NEXT // 8, total))
+
+
+def _call(job: Array, key_mask: int | None, zero, keep: tuple) -> bool:
+    return _work(address(job), key_mask, zero)
