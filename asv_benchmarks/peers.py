@@ -282,7 +282,7 @@ def compare(kind: str, n: int, gaps: list[float] | None = None) -> None:
     errors = [np.linalg.norm(x.result(x.call())[0] - exact) / np.linalg.norm(exact) for x in contenders]
     for gap in gaps or []:
         rounds = OPTIONS.rounds if OPTIONS.quick else max(OPTIONS.rounds, 30)
-        report(f"{kind}, n = {n}, each call after {gap:g} ms idle", contenders, errors, work(kind, n),
+        report(f"{kind}, n = {n}, {gap:g} ms idle", contenders, errors, work(kind, n),
                measure(contenders, rounds, gap / 1e3))
     if not gaps:
         entrants = [*contenders, Contender("peak of multiply-adds", peak)]

@@ -1,4 +1,4 @@
-"""Efficient attention, fast: the names and signatures of `xfref`, for NumPy arrays, on the CPU's vector units."""
+"""Efficient attention, fast: the names and signatures of `xfref`, on the vector units of the CPU."""
 
 from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax

@@ -37,7 +37,7 @@ def scratch(size: int) -> Array:
 
 
 def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
-    """`x` (..., rows, width) broadcast to `lead`; copied only if misaligned, or not `dense` in its last axis."""
+    """`x` (..., rows, width) broadcast to `lead`; copied if misaligned, or not `dense` in its last axis."""
     size = x.dtype.itemsize
     if not x.flags.aligned or (dense and x.shape[-1] > 1 and x.strides[-1] != size):
         x = np.ascontiguousarray(x) if x.flags.aligned else x.copy()

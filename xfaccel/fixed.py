@@ -14,8 +14,8 @@ from xfaccel.engine.softmax import attend
 Array = np.ndarray
 
 
-def block_local(q: Array, k: Array, v: Array, *, block: int, before: int = 0, after: int = 0, causal: bool = False,
-                key_mask: Array | None = None, scale: float | None = None) -> Array:
+def block_local(q: Array, k: Array, v: Array, *, block: int, before: int = 0, after: int = 0,
+                causal: bool = False, key_mask: Array | None = None, scale: float | None = None) -> Array:
     """Attention within blocks of `block` positions, with `before` and `after` whole blocks beside them.
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.block_local`: tiles of queries are cut at the
@@ -25,7 +25,8 @@ def block_local(q: Array, k: Array, v: Array, *, block: int, before: int = 0, af
     Cost: O(n block (1 + before + after) (d + e)) time, O(n) memory.
     """
     n, m = lengths(q, k, v)
-    pattern = _blocks(n, m, count("block", block), count("before", before, 0), count("after", after, 0), bool(causal))
+    block, before, after = count("block", block), count("before", before, 0), count("after", after, 0)
+    pattern = _blocks(n, m, block, before, after, bool(causal))
     return attention(q, k, v, mask=pattern, key_mask=key_mask, scale=scale)
 
 
@@ -108,8 +109,8 @@ def _bands(n: int, m: int, left: int, right: int, dilation: tuple[int, ...]) -> 
 
 
 @functools.lru_cache(64)
-def _longformer(n: int, m: int, side: int, dilation: int | tuple[int, ...], causal: bool, shape: tuple[int, ...],
-                is_global: bytes) -> patterns.Pattern:
+def _longformer(n: int, m: int, side: int, dilation: int | tuple[int, ...], causal: bool,
+                shape: tuple[int, ...], is_global: bytes) -> patterns.Pattern:
     hops = dilation if isinstance(dilation, int) else np.array(dilation)
     hubs = np.frombuffer(is_global, bool).reshape(shape)
     pattern = patterns.window(n, m, left=side, right=side, dilation=hops) | patterns.columns(hubs, n)

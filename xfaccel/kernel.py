@@ -34,12 +34,12 @@ def linear_transformer_step(state: tuple[Array, Array] | None, q: Array, k: Arra
     return scan.step(state, q, k, v)
 
 
-def performer(q: Array, k: Array, v: Array, *, projection: Array, features: str = "positive", causal: bool = False,
-              key_mask: Array | None = None, scale: float | None = None) -> Array:
+def performer(q: Array, k: Array, v: Array, *, projection: Array, features: str = "positive",
+              causal: bool = False, key_mask: Array | None = None, scale: float | None = None) -> Array:
     """Attention by random features (Choromanski et al. 2020): positive, hyperbolic, trigonometric or relu.
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.performer`: projection, features and running sums
-    go together, 64 tokens at a time, so the features are never stored.
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.performer`: projection, features and running
+    sums go together, 64 tokens at a time, so the features are never stored.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O((n + m) r (d + e)) time, causal or not; O(r e) memory.
@@ -49,8 +49,8 @@ def performer(q: Array, k: Array, v: Array, *, projection: Array, features: str 
                        scale=scale)
 
 
-def performer_step(state: tuple[Array, Array, Array] | None, q: Array, k: Array, v: Array, *, projection: Array,
-                   features: str = "positive",
+def performer_step(state: tuple[Array, Array, Array] | None, q: Array, k: Array, v: Array, *,
+                   projection: Array, features: str = "positive",
                    scale: float | None = None) -> tuple[tuple[Array, Array, Array], Array]:
     """The next c tokens of a causal sequence, from a state of constant size.
 

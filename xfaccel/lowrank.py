@@ -13,8 +13,8 @@ def linformer(q: Array, k: Array, v: Array, *, key_projection: Array, value_proj
               key_mask: Array | None = None, scale: float | None = None) -> Array:
     """Attention to r slots, each a learned combination of all keys or values (Wang et al. 2020, Eq. 7).
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.linformer`: two matrix products, then the softmax
-    engine over r keys.
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.linformer`: two matrix products, then the
+    softmax engine over r keys.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O((n + m) r (d + e)) time, O(n + r (d + e)) memory.
@@ -28,8 +28,9 @@ def linformer(q: Array, k: Array, v: Array, *, key_projection: Array, value_proj
                          f"got {e.shape[-2]} and {f.shape[-2]}")
     mask_lead = () if key_mask is None else check_key_mask(key_mask, k, lead).shape[:-1]
     # one projection for all heads of one set of keys is computed once
-    keys, values = (project(matrix, x, np.broadcast_shapes(matrix.shape[:-2], x.shape[:-2], mask_lead), key_mask)
-                    for matrix, x in ((e, k), (f, v)))
+    keys, values = (
+        project(matrix, x, np.broadcast_shapes(matrix.shape[:-2], x.shape[:-2], mask_lead), key_mask)
+        for matrix, x in ((e, k), (f, v)))
     return attention(q, keys, values, scale=scale)
 
 

@@ -1,8 +1,8 @@
-"""Which keys a query sees, as ranges of keys per query: the names of `xfref.patterns`, without the n x m booleans.
+"""Which keys a query sees, as a few ranges of keys per query. Follows `xfref.patterns`, without its matrix.
 
-Every pattern of the literature is a few ranges of keys for each query, so union and intersection are merges of
-sorted ranges, and the engine's tile list is compiled from them when a pattern is first used. Patterns are kept
-by their arguments: asking for the same one again costs nothing.
+Every pattern of the literature is a few ranges of keys for each query, so union and intersection are merges
+of sorted ranges, and the engine's tile list is compiled from them when a pattern is first used. Patterns are
+kept by their arguments: asking for the same one again costs nothing.
 """
 
 import functools
@@ -26,7 +26,8 @@ class Pattern:
     __slots__ = ("_starts", "_stops", "_tiles", "m")
 
     def __init__(self, starts: Array, stops: Array, m: int, tile_list: tiles.TileList | None = None):
-        """Query i sees the keys starts[..., i, r] .. stops[..., i, r] - 1: ascending, disjoint, not adjacent."""
+        """Query i sees the keys starts[..., i, r] .. stops[..., i, r] - 1: ascending, disjoint, not adjacent.
+        """
         self._starts, self._stops, self.m, self._tiles = starts, stops, m, tile_list
 
     @property
@@ -55,7 +56,8 @@ class Pattern:
             raise ValueError(f"to_csr needs a pattern of shape (n, m), got {self.shape}: one per head")
         lengths = (self._stops - self._starts).ravel()
         ends = np.cumsum(lengths)
-        keys = np.arange(ends[-1] if ends.size else 0) + np.repeat(self._starts.ravel() - ends + lengths, lengths)
+        keys = np.arange(ends[-1] if ends.size else 0)
+        keys += np.repeat(self._starts.ravel() - ends + lengths, lengths)
         per_query = (self._stops - self._starts).sum(axis=-1)
         indptr = np.concatenate([[0], np.cumsum(per_query)])
         return sparse.csr_array((np.ones(len(keys), bool), keys, indptr), shape=self.shape)
@@ -70,7 +72,8 @@ class Pattern:
         if not isinstance(other, Pattern):
             return NotImplemented
         if self.shape[-2:] != other.shape[-2:]:
-            raise ValueError(f"patterns need equal n and m to be combined, got {self.shape} and {other.shape}")
+            raise ValueError(f"patterns need equal n and m to be combined, got {self.shape} and "
+                             f"{other.shape}")
         lead = np.broadcast_shapes(self.shape[:-2], other.shape[:-2])
         parts = [np.broadcast_to(x, (*lead, *x.shape[-2:]))
                  for x in (self._starts, other._starts, self._stops, other._stops)]
@@ -83,7 +86,8 @@ def past(n: int, m: int | None = None) -> Pattern:
 
 
 def window(n: int, m: int | None = None, *, left: int, right: int, dilation: int | Array = 1) -> Pattern:
-    """At most `left` hops back and `right` hops on, of `dilation` positions. Follows `xfref.patterns.window`."""
+    """At most `left` hops back and `right` hops on, of `dilation` positions. Follows `xfref.patterns.window`.
+    """
     n, m = _lengths(n, m)
     left, right = count("left", left, 0), count("right", right, 0)
     dilation = counts("dilation", dilation, np.shape(dilation))
@@ -94,7 +98,8 @@ def window(n: int, m: int | None = None, *, left: int, right: int, dilation: int
 
 def same_block(n: int, block: int, before: int = 0, after: int = 0, m: int | None = None) -> Pattern:
     """The query's own block and those beside it. Follows `xfref.patterns.same_block`."""
-    return _same_block(*_lengths(n, m), count("block", block), count("before", before, 0), count("after", after, 0))
+    block, before, after = count("block", block), count("before", before, 0), count("after", after, 0)
+    return _same_block(*_lengths(n, m), block, before, after)
 
 
 def hubs(n: int, positions: Sequence[int] | Array) -> Pattern:
@@ -191,8 +196,9 @@ def _window(n: int, m: int, left: int, right: int, hop: int) -> Pattern:
 def _window_per_head(n: int, m: int, left: int, right: int, hops: tuple[int, ...]) -> Pattern:
     heads = [_window(n, m, left, right, hop) for hop in hops]
     width = max(head._starts.shape[-1] for head in heads)
-    starts, stops = (np.stack([np.pad(x, ((0, 0), (0, width - x.shape[-1])), constant_values=m) for x in part])
-                     for part in zip(*((head._starts, head._stops) for head in heads), strict=True))
+    starts, stops = (
+        np.stack([np.pad(x, ((0, 0), (0, width - x.shape[-1])), constant_values=m) for x in part])
+        for part in zip(*((head._starts, head._stops) for head in heads), strict=True))
     return _pattern(starts, stops, m, tiles.join([head.tile_list() for head in heads]))
 
 
@@ -211,7 +217,7 @@ def _columns(seen: Array, n: int) -> Pattern:
     place = np.arange(m + 1)
     starts, stops = (np.sort(np.where(change == kind, place, m), axis=-1)[..., :runs] for kind in (1, -1))
     wide = (*seen.shape[:-1], n, int(runs))
-    return _pattern(np.broadcast_to(starts[..., None, :], wide), np.broadcast_to(stops[..., None, :], wide), m)
+    return _pattern(*(np.broadcast_to(x[..., None, :], wide) for x in (starts, stops)), m)
 
 
 def _pattern(starts: Array, stops: Array, m: int, tile_list: tiles.TileList | None = None) -> Pattern:

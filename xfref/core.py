@@ -142,9 +142,9 @@ def kernel_attention(q_features: Array, k_features: Array, v: Array, *, k_expone
     out_i = sum_j (f(q_i) . f(k_j)) v_j / sum_j f(q_i) . f(k_j)
 
     (...,n,r),(...,m,r),(...,m,e) -> (...,n,e). `k_exponent` (...,m), if given, multiplies the features of key
-    j by exp(k_exponent_j). The largest exponent that a row sees is taken out of its numerator and denominator,
-    so nothing overflows and no row depends on a key that it does not see. A row whose weights sum to zero is
-    zero.
+    j by exp(k_exponent_j). The largest exponent that a row sees is taken out of its numerator and
+    denominator, so nothing overflows and no row depends on a key that it does not see. A row whose weights
+    sum to zero is zero.
 
     Raises: ValueError for shapes that do not fit.
     Cost: O(n m (r + e)) time, O(n m) memory; the papers regroup the products to O((n + m) r e).

@@ -16,5 +16,6 @@ def project(a: Array, x: Array, lead: tuple[int, ...], key_mask: Array | None = 
     (number, length), width = a.shape[-2:], x.shape[-1]
     out = empty((*lead, number, width), x.dtype)
     mask = None if key_mask is None else rows(key_mask[..., None, :], lead, dense=False)
-    cpu.run(rows(a, lead), rows(x, lead), rows(out, lead), number=number, length=length, width=width, key_mask=mask)
+    cpu.run(rows(a, lead), rows(x, lead), rows(out, lead), number=number, length=length, width=width,
+            key_mask=mask)
     return out

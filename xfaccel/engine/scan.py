@@ -16,8 +16,8 @@ _ITEMS = 32        # parts of all leading entries together, about: enough for an
 KINDS = {"positive": POSITIVE, "hyperbolic": HYPERBOLIC, "trigonometric": TRIGONOMETRIC, "relu": RELU}
 
 
-def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None = None, features: str | None = None,
-           projection: Array | None = None, scale: float = 1.0) -> Array:
+def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None = None,
+           features: str | None = None, projection: Array | None = None, scale: float = 1.0) -> Array:
     """Attention with the weights f(q) . f(k): elu + 1 features, or those that `features` names.
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). `projection` (lead..., r, d), x' = sqrt(scale) x.
@@ -27,7 +27,7 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None
     """
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)
-    d, e, entries = q.shape[-1], v.shape[-1], math.prod(lead)
+    e, entries = v.shape[-1], math.prod(lead)
     out = empty((*lead, n, e), q.dtype)
     shared = _shared(q, v, lead, features, projection, scale)
     operands = dict(k=rows(k, lead), v=rows(v, lead), **shared)
@@ -66,7 +66,7 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
     """
     c, _ = lengths(q, k, v, equal=True)
     lead = leading(q, k, v)
-    d, e, entries = q.shape[-1], v.shape[-1], math.prod(lead)
+    e, entries = v.shape[-1], math.prod(lead)
     shared = _shared(q, v, lead, features, projection, scale)
     count, blocks = shared["features"], -(-e // TILE)
     begin = np.zeros((entries, 1, cpu.state_numbers(count, e)), q.dtype)
@@ -82,8 +82,8 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
             top[:, 0] = state[2].reshape(entries, count) * q.dtype.type(math.log2(math.e))
     out, end = empty((*lead, c, e), q.dtype), begin.copy()
     ranges = np.array([[0, c]], np.int64)
-    cpu.run(CAUSAL, ranges, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead), out=rows(out, lead), begin=begin,
-            end=end, **shared)
+    cpu.run(CAUSAL, ranges, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead), out=rows(out, lead),
+            begin=begin, end=end, **shared)
     s, z, top = _views(end, count, e)
     s = s[:, 0].swapaxes(1, 2).reshape(*lead, count, blocks * TILE)[..., :e].copy()
     new = s, z[:, 0].reshape(*lead, count).copy()
@@ -105,8 +105,8 @@ def _shared(q: Array, v: Array, lead: tuple[int, ...], features: str | None, pro
             raise ValueError("projection needs at least 1 row, got 0")
         count = projection.shape[-2] * (2 if kind in (HYPERBOLIC, TRIGONOMETRIC) else 1)
         directions = rows(projection, lead)
-    return dict(d=q.shape[-1], e=v.shape[-1], entries=math.prod(lead), dtype=q.dtype, kind=kind, features=count,
-                projection=directions, root=math.sqrt(scale))
+    return dict(d=q.shape[-1], e=v.shape[-1], entries=math.prod(lead), dtype=q.dtype, kind=kind,
+                features=count, projection=directions, root=math.sqrt(scale))
 
 
 def _ranges(first: int, stop: int, entries: int) -> Array:

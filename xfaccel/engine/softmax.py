@@ -1,11 +1,20 @@
-"""The face of the softmax engine: arrays and a pattern in, output and lse out, whichever device holds them."""
+"""The face of the softmax engine: arrays and a pattern in, output and lse out, on any device."""
 
 import functools
 import math
 
 import numpy as np
 
-from xfaccel.arrays import check_key_mask, check_mask, empty, leading, lengths, parameter, rows, scale_or_default
+from xfaccel.arrays import (
+    check_key_mask,
+    check_mask,
+    empty,
+    leading,
+    lengths,
+    parameter,
+    rows,
+    scale_or_default,
+)
 from xfaccel.engine import tiles
 from xfaccel.engine.cpu import softmax as cpu
 
@@ -17,8 +26,8 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
            scale: float | None = None) -> tuple[Array, Array]:
     """Softmax attention over a tile list.
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n). The planes of `tile_list` are laid out over leading axes
-    of lengths `plane_axes`, which broadcast against those of q, k and v. `mask` and `bias` are dense and
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n). The planes of `tile_list` are laid out over leading
+    axes of lengths `plane_axes`, which broadcast against those of q, k and v. `mask` and `bias` are dense and
     broadcastable to (...,n,m).
 
     Raises: TypeError or ValueError naming the argument that does not fit.
@@ -37,8 +46,8 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
         added = parameter("bias", bias, q.dtype, own=(n, m), lead=lead, broadcast=True)
         bias_rows = rows(_at_least_2d(added, n, m), lead, dense=False)
     out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype)
-    cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead), rows(lse[..., None], lead), d=d, e=e,
-            tile_list=tile_list, plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows,
+    cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead), rows(lse[..., None], lead), d=d,
+            e=e, tile_list=tile_list, plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows,
             mask=mask_rows, bias=bias_rows)
     return out, lse
 

@@ -1,9 +1,9 @@
-"""What both engines agree on: the size of a tile, and the tile lists that say which keys a tile of queries sees.
+"""What both engines agree on: the size of a tile, and the lists of who sees whom, tile by tile.
 
-A tile list is what the softmax engine walks through. Each tile is up to 64 queries, `first, step, count`; each
-has segments of keys, `first, step, count, low, high, words`: lane l of the tile sees key t of the segment iff
-low <= t - l <= high (a band; wide limits make it full) and, if words >= 0, bit l of masks[words + t] is set.
-Positions are gone by then: the kernels know nothing of causality, windows or dilation.
+A tile list is what the softmax engine walks through. Each tile is up to 64 queries, `first, step, count`;
+each has segments of keys, `first, step, count, low, high, words`: lane l of the tile sees key t of the
+segment iff low <= t - l <= high (a band; wide limits make it full) and, if words >= 0, bit l of masks[words +
+t] is set. Positions are gone by then: the kernels know nothing of causality, windows or dilation.
 """
 
 import functools
@@ -32,7 +32,7 @@ class TileList(NamedTuple):
 
 @functools.lru_cache(64)
 def band(n: int, m: int, low: int, high: int, step: int = 1) -> TileList:
-    """Queries i that see the keys j = p + step * h with low <= h <= high, where p = i + m - n; O(n / 64) long."""
+    """Queries i that see the keys j = p + step * h with low <= h <= high, p = i + m - n; O(n / 64) long."""
     tiles, segments = [], []
     for rest in range(max(1, min(step, n))):
         # the queries i = rest, rest + step, ... and the keys with their residue form a sequence of their own
@@ -98,11 +98,13 @@ def _cuts(n: int, starts: Array, stops: Array) -> list[tuple[int, int]]:
 
 
 def _segments(starts: Array, stops: Array, words: int) -> tuple[list[tuple[int, ...]], Array]:
-    """The keys that these up to 64 rows see, as runs that all lanes see and runs with a mask of lanes per key."""
+    """The keys that these up to 64 rows see, as runs that all see and runs with a mask of lanes per key."""
     lanes = len(starts)
     edges = np.unique(np.concatenate([starts.ravel(), stops.ravel()]))
-    inside = ((starts[..., None] <= edges[:-1]) & (edges[:-1] < stops[..., None])).any(axis=1)  # lane, interval
-    bits = (inside * (np.uint64(1) << np.arange(lanes, dtype=np.uint64))[:, None]).sum(axis=0, dtype=np.uint64)
+    # (lanes, intervals between edges): within an interval a lane sees all keys or none
+    inside = ((starts[..., None] <= edges[:-1]) & (edges[:-1] < stops[..., None])).any(axis=1)
+    bit = np.uint64(1) << np.arange(lanes, dtype=np.uint64)
+    bits = (inside * bit[:, None]).sum(axis=0, dtype=np.uint64)
     everyone = np.uint64((1 << lanes) - 1)
     rows, masks, used = [], [], 0
     for left, right, word in zip(edges[:-1].tolist(), edges[1:].tolist(), bits.tolist(), strict=True):

@@ -61,7 +61,8 @@ def half_squares(t, rows, out, zero):
 @njit(**OPTIONS)
 def combine(t, rows, factor, lanes, lane_factor, out, zero):
     """out[row, lane] = factor * t[row, lane] + lane_factor * lanes[lane]."""
-    tile, offsets, result = table(t, rows, TILE, zero), table(lanes, 1, TILE, zero), table(out, rows, TILE, zero)
+    tile, offsets = table(t, rows, TILE, zero), table(lanes, 1, TILE, zero)
+    result = table(out, rows, TILE, zero)
     for row in range(rows):
         for lane in range(TILE):
             result[row, lane] = tile[row, lane] * factor + offsets[0, lane] * lane_factor
@@ -89,7 +90,8 @@ def weigh(t, rows, row_offsets, lane_offsets, out, zero):
 @njit(**OPTIONS)
 def largest_in_lanes(t, rows, row_offsets, out, zero):
     """out[lane] = max over rows of t[row, lane] + row_offsets[row]; -inf without rows."""
-    tile, result, by_row = table(t, rows, TILE, zero), table(out, 1, TILE, zero), table(row_offsets, 1, rows, zero)
+    tile, result = table(t, rows, TILE, zero), table(out, 1, TILE, zero)
+    by_row = table(row_offsets, 1, rows, zero)
     for lane in range(TILE):
         result[0, lane] = -np.inf
     for row in range(rows):
@@ -101,7 +103,7 @@ def largest_in_lanes(t, rows, row_offsets, out, zero):
 
 @njit(**OPTIONS)
 def raise_tops(t, rows, top, sums, state, blocks, negative, zero):
-    """top[row] becomes the largest of itself and t[row, :]; what was summed so far shrinks by exp2(old - new).
+    """top[row] becomes the largest of itself and t[row, :]; the sums so far shrink by exp2(old - new).
 
     `sums` (rows) and `state` (blocks, rows, 64) are the running sums; negative[row] = -top[row], 0 for -inf.
     """
@@ -145,7 +147,7 @@ def triangle(s, keys, total, zero):
 
 @njit(**OPTIONS)
 def running_largest(keys, count, lanes, state_top, out, zero):
-    """out[lane] = the largest of state_top[lane] and lanes[lane] + keys[j] for j <= lane; 0 where that is -inf."""
+    """out[lane] = largest of state_top[lane] and lanes[lane] + keys[j], j <= lane; 0 where that is -inf."""
     size = size_of(zero)
     best = load_real(keys, zero)
     for lane in range(TILE):

@@ -9,8 +9,8 @@ from xfaccel.engine.cpu.features_plain import running_largest, waves
 from xfaccel.engine.cpu.tile_plain import LOG2_E
 from xfaccel.engine.cpu.vector import Emitter, kernel
 
-__all__ = ["combine", "decay", "elu", "half_squares", "largest_in_lanes", "multiply", "pad_rows", "raise_tops", "relu",
-           "running_largest", "sum_lanes", "triangle", "waves", "weigh"]
+__all__ = ["combine", "decay", "elu", "half_squares", "largest_in_lanes", "multiply", "pad_rows",
+           "raise_tops", "relu", "running_largest", "sum_lanes", "triangle", "waves", "weigh"]
 
 
 def _each(e: Emitter, rows, body: Callable) -> None:
@@ -81,7 +81,11 @@ def elu(typing, t, rows, zero):
 def relu(typing, t, rows, zero):
     def emit(e, t, rows):
         build, nothing = e.builder, e.splat(0.0)
-        _in_place(e, t, rows, lambda x, row, first: build.select(build.fcmp_ordered("<", x, nothing), nothing, x))
+
+        def change(x, row, first):
+            return build.select(build.fcmp_ordered("<", x, nothing), nothing, x)
+
+        _in_place(e, t, rows, change)
     return kernel(emit, zero, "ii")
 
 

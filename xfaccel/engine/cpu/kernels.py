@@ -1,7 +1,7 @@
 """Which micro-kernels this process runs: the one place that chooses between their two forms.
 
-XFACCEL_KERNELS=plain asks for the plain loops; runs without JIT compilation have nothing else. `tile` holds the
-kernels of the softmax engine, which the scan engine shares, `features` those of the scan engine alone.
+XFACCEL_KERNELS=plain asks for the plain loops; runs without JIT compilation have nothing else. `tile` holds
+the kernels of the softmax engine, which the scan engine shares, `features` those of the scan engine alone.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The few operations on raw memory that kernels are made of, each as Numba code and as Python that says the same.
+"""The few operations on raw memory that kernels are made of, in Numba and in Python that says the same.
 
 Drivers and micro-kernels pass addresses (int64) around: one compiled kernel then serves every layout, length
 and width. With NUMBA_DISABLE_JIT=1 the Python twins run, which check what they can. `zero`, a scalar of the

@@ -1,7 +1,7 @@
 """Matrix products for the engines' operands: rows of keys or values combined along the sequence.
 
-NumPy calls BLAS once per leading entry, with threads that have to meet at the end of each of many small products;
-here all products of a call are tiles of one job, made of the same micro-kernel as the engines.
+NumPy calls BLAS once per leading entry, with threads that have to meet at the end of each of many small
+products; here all products of a call are tiles of one job, made of the same micro-kernel as the engines.
 """
 
 import functools
@@ -27,7 +27,7 @@ _SMALL = 1 << 19  # multiplications below which waking a helper costs more than 
 with cache.enabled():
     @njit(**OPTIONS)
     def _work(job, key_mask, zero):
-        """Take tiles of 64 x 64 results until there are none. True in the thread that finished the last one."""
+        """Take tiles of 64 x 64 results until there are none. True in the thread that finished the last."""
         size = size_of(zero)
         row = TILE * size
         total, across, down = load_int(job + TOTAL), load_int(job + ACROSS), load_int(job + DOWN)

@@ -1,14 +1,14 @@
 """The scan engine on the CPU: attention by features, as running sums over chunks of 64 tokens.
 
-Katharopoulos et al. 2020, arXiv:2006.16236 (running sums); Hua et al. 2022, arXiv:2202.10447 (chunks: within a
-chunk the weights are computed as a matrix, so that all work is matrix products). Long sequences are cut into
-parts whose sums are computed side by side, then added up, then walked through again side by side: the cut
-depends on the shapes alone, so results do not depend on the number of threads.
+Katharopoulos et al. 2020, arXiv:2006.16236 (running sums); Hua et al. 2022, arXiv:2202.10447 (chunks: within
+a chunk the weights are computed as a matrix, so that all work is matrix products). Long sequences are cut
+into parts whose sums are computed side by side, then added up, then walked through again side by side: the
+cut depends on the shapes alone, so results do not depend on the number of threads.
 
 Features are never stored for more than a chunk. The exponential kinds keep, per feature, the largest exponent
 so far (`top`) beside sums that are divided by its exponential: nothing overflows, and no row depends on a key
-after it. A state is one block of numbers: sums s (blocks of 64 value columns, features, 64), z (features), top
-(features, in units of log 2).
+after it. A state is one block of numbers: sums s (blocks of 64 value columns, features, 64), z (features),
+top (features, in units of log 2).
 """
 
 import functools
@@ -34,13 +34,13 @@ POSITIVE, HYPERBOLIC, TRIGONOMETRIC, RELU = range(4)
 # what a pass does with a range of tokens: add keys to a state, read a state, do both in turn
 SUM, READ, CAUSAL = range(3)
 
-# byte offsets in the job record. X is the address of a table with an address per leading entry, X_ROW a stride
-(NEXT, DONE, TOTAL, WORKERS,         # the counter that hands out parts, parts finished, parts, threads that came
- MODE, PARTS, RANGES, SHIFT,         # per leading entry; (first token, end) of each; query of token t is t + SHIFT
+# byte offsets in the job record. X: address of a table with an address per leading entry; X_ROW: a stride
+(NEXT, DONE, TOTAL, WORKERS,         # the counter that hands out parts; parts finished; parts; threads
+ MODE, PARTS, RANGES, SHIFT,         # per leading entry; their (first token, end); query of t is t + SHIFT
  D, E, ROWS, FEATURES,               # key width, value width, rows of the projection, features
  Q, Q_ROW, K, K_ROW, V, V_ROW, OUT, OUT_ROW, PROJECTION, PROJECTION_ROW, KEY_MASK, KEY_MASK_COLUMN,
- BEGIN, BEGIN_ENTRY, BEGIN_PART,     # states to begin with, 0 for zeros; bytes from one entry or part to the next
- END, END_ENTRY, END_PART,           # states to end with, 0 to keep none
+ BEGIN, BEGIN_ENTRY, BEGIN_PART,     # states to begin with, or 0; bytes from one entry or part to the next
+ END, END_ENTRY, END_PART,           # states to end with, or 0
  STATE_SIZE, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 33, 8)  # bytes of a state; bytes per thread
 
 
@@ -51,8 +51,8 @@ def state_numbers(features: int, e: int) -> int:
 
 with cache.enabled():
     @njit(**OPTIONS)
-    def _exponents(job, entry, x, x_row, count, d, rows, features, kind, factors, root, query, raw, half, powers,
-                   multipliers, zero):
+    def _exponents(job, entry, x, x_row, count, d, rows, features, kind, factors, root, query, raw, half,
+                   powers, multipliers, zero):
         """The features of up to 64 tokens as factors * exp2(powers); without factors in the first two kinds.
 
         What all features of a query have in common cancels in the quotient and is left out.
@@ -81,9 +81,9 @@ with cache.enabled():
     def _work(job, kind, factors, key_mask, root, zero):
         """Take parts until there are none. True in the thread that finished the last of the job.
 
-        `kind` is a feature kind, or None for elu + 1; `factors` is None for the kinds that are pure exponentials
-        and `key_mask` None where there is none: what is None has no code compiled for it. One function on
-        purpose: Numba optimises a function again in each of its callers.
+        `kind` is a feature kind, or None for elu + 1; `factors` is None for the kinds that are pure
+        exponentials and `key_mask` None where there is none: what is None has no code compiled for it. One
+        function on purpose: Numba optimises a function again in each of its callers.
         """
         room = load_int(job + SCRATCH) + fetch_add(job + WORKERS, 1) * load_int(job + SCRATCH_SIZE)
         size, row = size_of(zero), TILE * size_of(zero)
@@ -161,8 +161,8 @@ with cache.enabled():
                         kernel.elu(k_weights, features, zero)
                         kernel.multiply(k_weights, features, lanes, 0, zero)
                     else:
-                        _exponents(job, entry, k, k_row, count, d, rows, features, kind, factors, root, False, raw, half,
-                                   k_powers, k_factors, zero)
+                        _exponents(job, entry, k, k_row, count, d, rows, features, kind, factors, root, False,
+                                   raw, half, k_powers, k_factors, zero)
                         kernel.combine(k_powers, features, zero + 1, lanes, zero + 1, k_powers, zero)
 
                 if mode != SUM:
@@ -173,8 +173,8 @@ with cache.enabled():
                         micro.pack(q, q_row, count, d, zero + 1, q_weights, zero)
                         kernel.elu(q_weights, features, zero)
                     else:
-                        _exponents(job, entry, q, q_row, count, d, rows, features, kind, factors, root, True, raw, half,
-                                   q_powers, q_factors, zero)
+                        _exponents(job, entry, q, q_row, count, d, rows, features, kind, factors, root, True,
+                                   raw, half, q_powers, q_factors, zero)
                         # all weights of a row are divided by the exponential of its `reference`
                         kernel.largest_in_lanes(q_powers, features, top, state_top, zero)
                         kernel.largest_in_lanes(q_powers, features, none, q_top, zero)
@@ -196,7 +196,8 @@ with cache.enabled():
                         if kind is not None:
                             for lane in range(TILE):
                                 exponent = load_real(k_top + lane * size, zero)
-                                store_real(k_safe + lane * size, exponent if exponent > -np.inf else 0.0, zero)
+                                exponent = exponent if exponent > -np.inf else zero
+                                store_real(k_safe + lane * size, exponent, zero)
                             kernel.weigh(q_powers, features, none, q_top, q_weights, zero)
                             kernel.weigh(k_powers, features, none, k_safe, k_weights, zero)
                             if factors is not None:
@@ -207,8 +208,9 @@ with cache.enabled():
                             kernel.decay(s, count, k_top, q_top, reference, zero)
                         kernel.triangle(s, count, total, zero)
                         for block in range(blocks):
-                            micro.accumulate(s, count, values + block * TILE * row, row, size, min(TILE, e - block * TILE),
-                                             ones, result + block * TILE * row, zero)
+                            columns = min(TILE, e - block * TILE)
+                            micro.accumulate(s, count, values + block * TILE * row, row, size, columns, ones,
+                                             result + block * TILE * row, zero)
                     out = load_int(load_int(job + OUT) + 8 * entry) + query * out_row
                     micro.unpack(result, count, e, total, out, out_row, zero)
 
@@ -220,8 +222,8 @@ with cache.enabled():
                             kernel.multiply(k_weights, features, k_factors, row, zero)
                     kernel.sum_lanes(k_weights, features, z, zero)
                     for block in range(blocks):
-                        micro.accumulate(values + block * TILE * row, count, k_weights, size, row, features, ones,
-                                         state + block * features * row, zero)
+                        micro.accumulate(values + block * TILE * row, count, k_weights, size, row, features,
+                                         ones, state + block * features * row, zero)
 
             end = load_int(job + END)
             if end != 0:
@@ -247,11 +249,11 @@ def run(mode: int, ranges: Array, *, q: Rows | None, k: Rows | None, v: Rows | N
     rows = features // 2 if kind in (HYPERBOLIC, TRIGONOMETRIC) else features
     state = state_numbers(features, e) * dtype.itemsize
     blocks = -(-e // TILE)
-    size = (10 + 2 * d + 6 * features + TILE * (1 + blocks) + 2 * e) * row + 2 * features * dtype.itemsize + state
-    size = -(-size // 64) * 64
+    rows_of_tiles = 10 + 2 * d + 6 * features + TILE * (1 + blocks) + 2 * e
+    size = -(-(rows_of_tiles * row + 2 * features * dtype.itemsize + state) // 64) * 64
     workers = 1 if entries * tokens * features * (d + e) < _SMALL else min(threads.available(), total)
     room = scratch(workers * size)
-    places = [(operand.table, operand.stride) if operand else (0, 0) for operand in (q, k, v, out, projection)]
+    places = [(x.table, x.stride) if x else (0, 0) for x in (q, k, v, out, projection)]
     job = np.array([
         0, 0, total, 0, mode, len(ranges), address(ranges), shift, d, e, rows, features,
         *(number for place in places for number in place),
@@ -268,5 +270,6 @@ def run(mode: int, ranges: Array, *, q: Rows | None, k: Rows | None, v: Rows | N
     threads.run(work, workers - 1, functools.partial(job.__setitem__, NEXT // 8, total))
 
 
-def _call(job: Array, kind: int | None, factors: int | None, key_mask: int | None, root, zero, keep: tuple) -> bool:
+def _call(job: Array, kind: int | None, factors: int | None, key_mask: int | None, root, zero,
+          keep: tuple) -> bool:
     return _work(address(job), kind, factors, key_mask, root, zero)

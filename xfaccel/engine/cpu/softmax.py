@@ -79,11 +79,11 @@ with cache.enabled():
             offsets = load_int(job + OFFSETS) + 8 * tile
             for number in range(load_int(offsets), load_int(offsets + 8)):
                 segment = load_int(job + SEGMENTS) + 48 * number
-                first_key, key_step, number_of_keys = load_int(segment), load_int(segment + 8), load_int(segment + 16)
+                first_key, key_step, length = load_int(segment), load_int(segment + 8), load_int(segment + 16)
                 low, high, words = load_int(segment + 24), load_int(segment + 32), load_int(segment + 40)
-                for begin in range(0, number_of_keys, TILE):
-                    keys = min(TILE, number_of_keys - begin)
-                    # lanes 0 .. count - 1 against keys begin .. begin + keys - 1: does no lane see any of them?
+                for begin in range(0, length, TILE):
+                    keys = min(TILE, length - begin)
+                    # lanes 0 .. count - 1 against keys begin .. begin + keys - 1: no lane sees any of them
                     if begin - (count - 1) > high or begin + keys - 1 < low:
                         continue
                     key = first_key + begin * key_step
@@ -108,9 +108,9 @@ with cache.enabled():
                     if dense is not None:
                         table = load_int(job + BIAS)
                         if table != 0:
-                            bias_row, bias_column = load_int(job + BIAS_ROW), load_int(job + BIAS_COLUMN)
-                            bias = load_int(table + 8 * entry) + first * bias_row + key * bias_column
-                            micro.add_bias(s, keys, count, bias, step * bias_row, key_step * bias_column, zero)
+                            bias_row, column = load_int(job + BIAS_ROW), load_int(job + BIAS_COLUMN)
+                            bias = load_int(table + 8 * entry) + first * bias_row + key * column
+                            micro.add_bias(s, keys, count, bias, step * bias_row, key_step * column, zero)
                         table = load_int(job + MASK)
                         if table != 0:
                             mask_row, column = load_int(job + MASK_ROW), load_int(job + MASK_COLUMN)
@@ -134,8 +134,9 @@ with cache.enabled():
         return finished > 0 and fetch_add(job + DONE, finished) + finished == total
 
 
-def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile_list: TileList, plane_of: Array,
-        scale: float, key_mask: Rows | None = None, mask: Rows | None = None, bias: Rows | None = None) -> None:
+def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile_list: TileList,
+        plane_of: Array, scale: float, key_mask: Rows | None = None, mask: Rows | None = None,
+        bias: Rows | None = None) -> None:
     """Fill `out` (n, e) and `lse` (n, 1) of every leading entry.
 
     `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
@@ -159,7 +160,8 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile
         tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size], np.int64)
 
     # what the kernel reads and writes lives as long as the work does
-    work = functools.partial(_call, job, dtype.type(scale * math.log2(math.e)), None if key_mask is None else 1,
+    work = functools.partial(_call, job, dtype.type(scale * math.log2(math.e)),
+                             None if key_mask is None else 1,
                              None if mask is None and bias is None else 1, dtype.type(0),
                              (q, k, v, out, lse, key_mask, mask, bias, tile_list, plane_of, room))
     threads.run(work, workers - 1, functools.partial(job.__setitem__, NEXT // 8, total))

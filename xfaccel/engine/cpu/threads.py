@@ -24,7 +24,7 @@ _STARTED: list[threading.Thread] = []
 
 
 def available() -> int:
-    """Threads that a call may use: the smallest of affinity, cgroup quota, NUMBA_NUM_THREADS and `limited`."""
+    """Threads that a call may use: the smallest of affinity, cgroup quota, NUMBA_NUM_THREADS, `limited`."""
     return min(count for count, _ in _bounds())
 
 
@@ -92,7 +92,8 @@ def _quota() -> int | None:
     except (OSError, ValueError):
         try:
             base = Path("/sys/fs/cgroup/cpu")
-            quota, period = ((base / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            quota, period = ((base / f"cpu.cfs_{name}_us").read_text().strip()
+                             for name in ("quota", "period"))
         except OSError:
             return None
     if quota in ("max", "-1"):
@@ -105,7 +106,8 @@ def _start(helpers: int) -> None:
         return
     with _LOCK:
         while len(_STARTED) < helpers:
-            thread = threading.Thread(target=_help, args=(_TASKS,), name=f"xfaccel-{len(_STARTED)}", daemon=True)
+            name = f"xfaccel-{len(_STARTED)}"
+            thread = threading.Thread(target=_help, args=(_TASKS,), name=name, daemon=True)
             thread.start()
             _STARTED.append(thread)
 

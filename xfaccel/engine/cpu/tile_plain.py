@@ -1,4 +1,4 @@
-"""The softmax engine's micro-kernels as plain loops: what they compute, in the simplest form that still runs fast.
+"""The softmax engine's micro-kernels as plain loops: what they compute, in the simplest form.
 
 Lanes are tokens: a tile has 64 columns, one per query (or per key, in the scan engine), and every inner loop
 runs across them, so there is no sum across a vector and masks are per lane. Tiles lie in scratch, row-major,
@@ -60,7 +60,8 @@ def softmax(s, keys, top, total, shrink, zero):
     top = max(top, largest score); shrink = exp2(old top - top); total = total * shrink + sum of the weights.
     """
     tile = table(s, keys, TILE, zero)
-    tops, totals, shrinks = table(top, 1, TILE, zero), table(total, 1, TILE, zero), table(shrink, 1, TILE, zero)
+    tops, totals = table(top, 1, TILE, zero), table(total, 1, TILE, zero)
+    shrinks = table(shrink, 1, TILE, zero)
     for lane in range(TILE):
         shrinks[0, lane] = tops[0, lane]
     for j in range(keys):
@@ -163,7 +164,8 @@ def hide_keys(s, keys, mask, step, zero):
 @njit(**OPTIONS)
 def add_bias(s, keys, count, bias, row, column, zero):
     """s[j, lane] += bias[lane, j], turned into units of log 2."""
-    tile, source, factor = table(s, keys, TILE, zero), grid(bias, count, keys, row, column, zero), zero + LOG2_E
+    tile, source = table(s, keys, TILE, zero), grid(bias, count, keys, row, column, zero)
+    factor = zero + LOG2_E
     for lane in range(count):
         for j in range(keys):
             tile[j, lane] += source[lane, j] * factor

@@ -1,7 +1,7 @@
 """The softmax engine's micro-kernels on vectors; each says what its namesake in `tile_plain` says.
 
-The two that do the work, `scores` and `accumulate`, are outer products: a register tile of `across` vectors of
-lanes by `down` keys (or value columns) stays in registers through the whole inner loop, which loads a few
+The two that do the work, `scores` and `accumulate`, are outer products: a register tile of `across` vectors
+of lanes by `down` keys (or value columns) stays in registers through the whole inner loop, which loads a few
 vectors from a tile, broadcasts a few numbers from where the caller's array lies, and multiplies all with all.
 Keys and values are therefore never packed; only queries and outputs are transposed, in registers.
 """
@@ -18,10 +18,11 @@ from xfaccel.engine.cpu.tile_plain import (
     logarithms,
     seen_keys,
 )
-from xfaccel.engine.cpu.vector import Emitter, kernel
+from xfaccel.engine.cpu.vector import kernel
 from xfaccel.engine.tiles import TILE
 
-__all__ = ["accumulate", "add_bias", "copy_row", "copy_seen", "fill", "hide_band", "hide_bits", "hide_keys", "hide_mask",
+__all__ = ["accumulate", "add_bias", "copy_row", "copy_seen", "fill", "hide_band", "hide_bits",
+           "hide_keys", "hide_mask",
            "logarithms", "pack", "scores", "seen_keys", "softmax", "unpack"]
 
 _MANY = 1 << 20  # larger band limits mean the same as this one, which fits an int32
@@ -138,7 +139,8 @@ def softmax(typing, s, keys, top, total, shrink, zero):
             tops = e.loop(0, keys, largest, before)
             # a lane that has seen nothing keeps -inf; exp2(-inf - 0) is then 0, where exp2(-inf + inf) is NaN
             seen = [build.fcmp_ordered(">", best, e.splat(float("-inf"))) for best in tops]
-            reference = [build.select(some, best, e.splat(0.0)) for some, best in zip(seen, tops, strict=True)]
+            reference = [build.select(some, best, e.splat(0.0))
+                         for some, best in zip(seen, tops, strict=True)]
             factors = [e.exp2(build.fsub(old, new)) for old, new in zip(before, reference, strict=True)]
             totals = [build.fmul(e.load(place), factor)
                       for place, factor in zip(places(total), factors, strict=True)]
@@ -177,7 +179,7 @@ def unpack(typing, tile, count, width, total, out, out_row, zero):
                     number = e.load(e.at(tile, e.times(c, e.row), e.times(first, e.size), r * e.row))
                     quotient = build.fdiv(number, divisor)
                     vectors.append(build.select(empty, e.splat(0.0), quotient))
-                # from the last lane to the first: those beyond the count write where the last one does, before it
+                # backwards: lanes beyond the count write where the last one does, and before it does
                 for r, vector in reversed(list(enumerate(e.transpose(vectors)))):
                     inside = build.icmp_signed("<", e.index(r), last)
                     lane = build.add(first, build.select(inside, e.index(r), last))
@@ -206,7 +208,8 @@ def unpack(typing, tile, count, width, total, out, out_row, zero):
 def fill(typing, tile, rows, value, zero):
     def emit(e, tile, rows, value):
         vector = e.broadcast(value)
-        e.loop(0, e.times(rows, e.row), lambda offset: e.store(vector, e.at(tile, offset)), step=e.width * e.size)
+        e.loop(0, e.times(rows, e.row), lambda offset: e.store(vector, e.at(tile, offset)),
+               step=e.width * e.size)
     return kernel(emit, zero, "iif")
 
 

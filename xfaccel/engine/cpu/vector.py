@@ -1,8 +1,8 @@
 """A small emitter of vector code: what the micro-kernels of `simd` are written in.
 
-Numba's loops reach a third of what the vector units can do. Here a micro-kernel is a Python function that runs
-while Numba compiles its caller and appends LLVM instructions on whole vectors, so that the register tile is
-what the author wrote. The instructions are target-independent: LLVM turns them into AVX-512, AVX2 or NEON.
+Numba's loops reach a third of what the vector units can do. Here a micro-kernel is a Python function that
+runs while Numba compiles its caller and appends LLVM instructions on whole vectors, so that the register tile
+is what the author wrote. The instructions are target-independent: LLVM turns them into AVX-512, AVX2 or NEON.
 """
 
 import os
@@ -42,8 +42,8 @@ class Emitter:
         self.integer = ir.IntType(8 * self.size)
         self.vector = ir.VectorType(self.real, self.width)
         self.row = TILE * self.size  # bytes of a row of a tile
-        # the register tile: `across` vectors of lanes by `down` broadcast numbers. It has to leave room for the
-        # vectors themselves and a broadcast: 4 x 4 of 32 registers, 2 x 4 of the 16 that AVX2 has
+        # the register tile: `across` vectors of lanes by `down` broadcast numbers. It has to leave room for
+        # the vectors themselves and a broadcast: 4 x 4 of 32 registers, 2 x 4 of the 16 that AVX2 has
         self.across, self.down = (2, 4) if vector_bytes() == 32 else (4, 4)
         self.group = self.across * self.width * self.size  # bytes of the lanes that a register tile covers
 
@@ -80,7 +80,8 @@ class Emitter:
         return self.shuffle(one, empty, [0] * self.width)
 
     def shuffle(self, a, b, places: Sequence[int]):
-        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+        return self.builder.shuffle_vector(a, b, mask)
 
     def multiply_add(self, a, b, c):
         """a * b + c, fused where the CPU can."""
@@ -103,7 +104,8 @@ class Emitter:
         one = self.builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
         return self.shuffle(one, empty, [0] * self.width)
 
-    def loop(self, start, stop, body: Callable, carried: Sequence = (), step: int = 1, hot: bool = False) -> list:
+    def loop(self, start, stop, body: Callable, carried: Sequence = (), step: int = 1,
+             hot: bool = False) -> list:
         """for i in range(start, stop, step): carried = body(i, *carried). Returns what is carried out of it.
 
         LLVM may unroll `hot` loops. The others are left as they are, which halves the time to compile.
