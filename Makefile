@@ -40,11 +40,11 @@ lint: $(VENV)/.with-test
 	$(RUN) -m ruff check .
 
 bench-check: $(VENV)/.with-bench
-	cd asv_benchmarks && ../$(RUN) -m asv machine --yes >/dev/null && ../$(RUN) -m asv check --python=same
+	cd asv_benchmarks && ../$(RUN) -m asv check --python=same
 
 bench: $(VENV)/.with-bench
 	cd asv_benchmarks && ../$(RUN) -m asv machine --yes >/dev/null \
-	  && ../$(RUN) -m asv run --python=same $(if $(QUICK),--quick) --show-stderr
+	  && ../$(RUN) -m asv run $(if $(QUICK),--quick --python=same,'HEAD^!') --show-stderr
 
 peers: $(VENV)/.with-peers
 	$(RUN) asv_benchmarks/peers.py $(PEERS)

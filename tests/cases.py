@@ -147,8 +147,8 @@ COMMON = {  # what is common to all variants: a shape, options, and what the var
 }
 
 
-UNJITTED = {"square", "causal", "more keys", "causal, more queries", "no keys", "e = 0", "one K/V head",
-            "1-D key mask", "key mask per batch entry, garbage under it"}
+UNJITTED = {"square", "causal", "causal, more queries", "no keys", "e = 0", "one K/V head",
+            "key mask per batch entry, garbage under it"}
 
 
 def _common(label, variant):

@@ -325,9 +325,9 @@ def test_docstrings_say_shapes_errors_and_cost(function):
 
 @pytest.mark.parametrize("function", [p for p in documented() if p.id.startswith("xfaccel.")])
 def test_a_fast_twin_names_the_reference_it_follows(function):
-    home = "xfref.patterns" if function.__module__ == "xfaccel.patterns" else "xfref"
-    assert f"`{home}.{function.__name__}`" in inspect.getdoc(function) or function.__name__ in (
-        "columns", "indices_in", "token_mask")
+    home = xfref.patterns if function.__module__ == "xfaccel.patterns" else xfref
+    if hasattr(home, function.__name__) and function.__name__ not in CHECKS:
+        assert f"`{home.__name__}.{function.__name__}`" in inspect.getdoc(function)
 
 
 def test_documented_parameters_exist():

@@ -589,11 +589,11 @@ def test_the_mean_over_projections_is_the_exponential(kind, rows, d, rng):
 @pytest.mark.parametrize("kind", ["positive", "hyperbolic", "trigonometric"])
 def test_many_directions_approach_exact_attention(package, kind, rng):
     q, k, v = qkv(rng, 9, 11, size=0.5)
-    w = xfref.favor_projection(rng, 40_000, 4)
+    w = xfref.favor_projection(rng, 10_000, 4)
     for causal in (False, True):
         out = package.performer(q, k, v, projection=w, features=kind, causal=causal)
-        # 40000 directions leave about 40000^-0.5 = 0.005 per weight
-        close(out, package.attention(q, k, v, causal=causal), 0.03)
+        # 10000 directions leave about 10000^-0.5 = 1 % per weight
+        close(out, package.attention(q, k, v, causal=causal), 0.06)
 
 
 @law("performer")

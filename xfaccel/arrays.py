@@ -110,7 +110,7 @@ def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...]) -> Array:
         wanted = "(m,)" if k.ndim == 2 else f"(m,) or k.ndim - 1 = {k.ndim - 1} axes ending in m"
         raise ValueError(f"key_mask needs {wanted} = {m}, got {key_mask.shape}; for one mask per batch entry "
                          f"beside heads, reshape (B, m) to (B, 1, m): key_mask[:, None, :]")
-    check_shape("key_mask", key_mask.shape, (m,), lead, broadcast=True)
+    check_shape("key_mask", key_mask.shape, (m,), lead)
     return key_mask
 
 
@@ -203,7 +203,9 @@ def counts(name: str, x: object, lead: tuple[int, ...], least: int = 1) -> int |
 def describe(x: object) -> str:
     """What `x` is, in a few words, for an error message."""
     kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
-    return f"{kind} of {x.dtype}" if hasattr(x, "dtype") else f"{kind} {x!r:.40}" if np.ndim(x) == 0 else kind
+    if hasattr(x, "dtype"):
+        return f"{kind} of {x.dtype}"
+    return f"{kind} of length {len(x)}" if isinstance(x, list | tuple) else f"{kind} {x!r:.40}"
 
 
 def _remedy(x: object) -> str:

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from xfaccel.arrays import scale_or_default
 from xfaccel.engine import scan
 
 Array = np.ndarray
@@ -44,9 +43,8 @@ def performer(q: Array, k: Array, v: Array, *, projection: Array, features: str 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O((n + m) r (d + e)) time, causal or not; O(r e) memory.
     """
-    scale = scale_or_default(scale, q, positive=True)
-    return scan.attend(q, k, v, causal=causal, key_mask=key_mask, features=features, projection=projection,
-                       scale=scale)
+    return scan.attend(q, k, v, causal=causal, key_mask=key_mask, features=_known(features),
+                       projection=projection, scale=scale)
 
 
 def performer_step(state: tuple[Array, Array, Array] | None, q: Array, k: Array, v: Array, *,
@@ -60,5 +58,10 @@ def performer_step(state: tuple[Array, Array, Array] | None, q: Array, k: Array,
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(c r (d + e)) time, O(r e) memory.
     """
-    scale = scale_or_default(scale, q, positive=True)
-    return scan.step(state, q, k, v, features=features, projection=projection, scale=scale)
+    return scan.step(state, q, k, v, features=_known(features), projection=projection, scale=scale)
+
+
+def _known(features: str) -> str:
+    if features not in scan.KINDS:
+        raise ValueError(f"features needs one of {', '.join(scan.KINDS)}, got {features!r}")
+    return features

@@ -43,7 +43,8 @@ class Pattern:
 
     def __and__(self, other: "Pattern") -> "Pattern":
         def every(choose):
-            return lambda a, b: choose(a[..., :, None], b[..., None, :]).reshape(*a.shape[:-1], -1)
+            return lambda a, b: choose(a[..., :, None], b[..., None, :]).reshape(
+                *a.shape[:-1], a.shape[-1] * b.shape[-1])
         return self._with(other, every(np.maximum), every(np.minimum))
 
     def to_csr(self):
@@ -149,11 +150,6 @@ def scattered(n: int, indices: Array, m: int | None = None) -> Pattern:
 def columns(seen: Array, n: int) -> Pattern:
     """The keys where `seen` (..., m) is True, for all of n queries."""
     return _columns(seen, n)
-
-
-def first_keys(stops: Array, m: int) -> Pattern:
-    """The keys 0 .. stops[i] - 1 for query i."""
-    return _pattern(np.zeros((len(stops), 1), np.int64), np.asarray(stops)[:, None], m)
 
 
 def indices_in(name: str, x: object, size: int) -> Array:

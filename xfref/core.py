@@ -94,6 +94,7 @@ def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | None = None, ke
     """
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)
+    check_key_mask(key_mask, k, lead)
     k, v = hide_keys(k, key_mask), hide_keys(v, key_mask)
     scores = scale_or_default(scale, q) * (q @ k.swapaxes(-1, -2))  # (...,n,m)
     if bias is not None:
@@ -121,7 +122,7 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
     array([[3.]])
     """
     for name, out, lse in (("a", out_a, lse_a), ("b", out_b, lse_b)):
-        check_array(f"out_{name}", out, least=2)
+        check_array(f"out_{name}", out, least=2, dtype=getattr(out_a, "dtype", None))
         check_array(f"lse_{name}", lse, least=1, dtype=out_a.dtype)
         if out.shape != out_a.shape or lse.shape != out.shape[:-1]:
             raise ValueError(f"out_{name} and lse_{name} need the shapes {out_a.shape} and "
@@ -171,14 +172,15 @@ def read_state(q_features: Array, s: Array, z: Array) -> Array:
     return _divide((q_features[..., None, :] @ s)[..., 0, :], total)
 
 
-def check_state(state: object, features: int, q: Array, v: Array) -> tuple[Array, ...]:
-    """The running sums (..., f, e), (..., f), ... of a step function as a tuple.
+def check_state(state: object, parts: int, features: int, q: Array, v: Array) -> tuple[Array, ...]:
+    """The running sums (..., f, e), (..., f), ... of a step function: a tuple of `parts` arrays.
 
-    Raises: TypeError or ValueError unless `state` is None or a tuple of arrays that fit q, v and f features.
+    Raises: TypeError or ValueError unless `state` is such a tuple and fits q, v and the number of features.
     """
+    if not isinstance(state, tuple) or len(state) != parts:
+        raise TypeError(f"state needs None or the tuple of {parts} arrays that a step returned, "
+                        f"got {describe(state)}")
     own = (features, v.shape[-1])
-    if not isinstance(state, tuple):
-        raise TypeError(f"state needs None or the tuple that a step returned, got {describe(state)}")
     for place, x in enumerate(state):
         check_array(f"state[{place}]", x, dtype=q.dtype)
         wanted = (*leading(q, v), *(own if place == 0 else own[:1]))
@@ -191,7 +193,7 @@ def visible(q: Array, k: Array, v: Array, *, mask: Array | None = None, key_mask
             causal: bool = False) -> Array:
     """Which keys each query sees, all masks together: boolean, broadcastable to (...,n,m).
 
-    Raises: TypeError or ValueError naming the mask that does not fit.
+    Raises: TypeError or ValueError if `mask` does not fit; a key mask was checked before.
     Cost: O(n m).
     """
     n, m = q.shape[-2], k.shape[-2]
@@ -201,31 +203,27 @@ def visible(q: Array, k: Array, v: Array, *, mask: Array | None = None, key_mask
     if causal:
         seen = seen & (np.arange(m) <= np.arange(n)[:, None] + m - n)
     if key_mask is not None:
-        check_shape("key_mask", key_mask.shape, (m,), leading(q, k, v), broadcast=True)
         seen = seen & key_mask[..., None, :]
     return seen
 
 
-def hide_keys(x: Array, key_mask: Array | None) -> Array:
-    """`x` (...,m,w) with zeros in the rows that `key_mask` hides, whatever they held; checks the mask.
-
-    Raises: TypeError or ValueError if `key_mask` is not boolean with (m,) or x.ndim - 1 axes.
-    """
+def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError unless `key_mask` is None or boolean with (m,) or k.ndim - 1 axes."""
     if key_mask is None:
-        return x
-    m = x.shape[-2]
-    if not isinstance(key_mask, np.ndarray) or key_mask.dtype != bool:
+        return
+    m = k.shape[-2]
+    if type(key_mask) is not np.ndarray or key_mask.dtype != bool:
         raise TypeError(f"key_mask needs a boolean array (True = attend), got {describe(key_mask)}")
-    if key_mask.ndim not in (1, x.ndim - 1) or key_mask.shape[-1] != m:
-        wanted = "(m,)" if x.ndim == 2 else f"(m,) or k.ndim - 1 = {x.ndim - 1} axes ending in m"
+    if key_mask.ndim not in (1, k.ndim - 1) or key_mask.shape[-1] != m:
+        wanted = "(m,)" if k.ndim == 2 else f"(m,) or k.ndim - 1 = {k.ndim - 1} axes ending in m"
         raise ValueError(f"key_mask needs {wanted} = {m}, got {key_mask.shape}; for one mask per batch entry "
                          f"beside heads, reshape (B, m) to (B, 1, m): key_mask[:, None, :]")
-    try:
-        np.broadcast_shapes(key_mask.shape[:-1], x.shape[:-2])
-    except ValueError:
-        raise ValueError(f"key_mask {key_mask.shape} does not broadcast against the leading axes "
-                         f"{x.shape[:-2]} of the keys") from None
-    return np.where(key_mask[..., None], x, x.dtype.type(0))
+    check_shape("key_mask", key_mask.shape, (m,), lead)
+
+
+def hide_keys(x: Array, key_mask: Array | None) -> Array:
+    """`x` (...,m,w) with zeros in the rows that `key_mask` hides, whatever they held."""
+    return x if key_mask is None else np.where(key_mask[..., None], x, x.dtype.type(0))
 
 
 def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, int]:
@@ -347,7 +345,9 @@ def counts(name: str, x: object, lead: tuple[int, ...], least: int = 1) -> int |
 def describe(x: object) -> str:
     """What `x` is, in a few words, for an error message."""
     kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
-    return f"{kind} of {x.dtype}" if hasattr(x, "dtype") else f"{kind} {x!r:.40}" if np.ndim(x) == 0 else kind
+    if hasattr(x, "dtype"):
+        return f"{kind} of {x.dtype}"
+    return f"{kind} of length {len(x)}" if isinstance(x, list | tuple) else f"{kind} {x!r:.40}"
 
 
 def _remedy(x: object) -> str:

@@ -36,13 +36,15 @@ def track_start(what):
 
 def _setup(what):
     for package in ("xfref", "xfaccel"):
-        if package in WHAT[what][0] and importlib.util.find_spec(package) is None:
+        if package in WHAT[what][0] and not getattr(importlib.util.find_spec(package), "origin", None):
             raise NotImplementedError(f"this commit has no {package}")
 
 
 def _seconds(statement, cache):
+    # the packages that this process would import; asv keeps PYTHONPATH from its children
+    path = os.pathsep.join(folder for folder in sys.path if os.path.isdir(os.path.join(folder, "xfref")))
+    environment = os.environ | {"XFACCEL_CACHE_DIR": cache, "PYTHONPATH": path}
     start = time.perf_counter()
-    environment = os.environ | {"XFACCEL_CACHE_DIR": cache}
     subprocess.run([sys.executable, "-c", statement], check=True, env=environment)
     return time.perf_counter() - start
 

@@ -4,58 +4,75 @@ import math
 
 import numpy as np
 
-from xfaccel.arrays import check_array, check_key_mask, describe, empty, leading, lengths, parameter, rows
+from xfaccel.arrays import (
+    check_array,
+    check_key_mask,
+    describe,
+    empty,
+    leading,
+    lengths,
+    parameter,
+    rows,
+    scale_or_default,
+)
 from xfaccel.engine.cpu import scan as cpu
-from xfaccel.engine.cpu.scan import CAUSAL, HYPERBOLIC, POSITIVE, READ, RELU, SUM, TRIGONOMETRIC
 from xfaccel.engine.tiles import TILE
 
 Array = np.ndarray
 _PART = 8 * TILE   # tokens in the shortest part of a sequence that is worth a thread of its own
 _ITEMS = 32        # parts of all leading entries together, about: enough for any number of threads
 
-KINDS = {"positive": POSITIVE, "hyperbolic": HYPERBOLIC, "trigonometric": TRIGONOMETRIC, "relu": RELU}
+KINDS = {"positive": cpu.POSITIVE, "hyperbolic": cpu.HYPERBOLIC, "trigonometric": cpu.TRIGONOMETRIC,
+         "relu": cpu.RELU}
 
 
 def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None = None,
-           features: str | None = None, projection: Array | None = None, scale: float = 1.0) -> Array:
+           features: str | None = None, projection: Array | None = None, scale: float | None = None) -> Array:
     """Attention with the weights f(q) . f(k): elu + 1 features, or those that `features` names.
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). `projection` (lead..., r, d), x' = sqrt(scale) x.
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). `projection` (lead..., r, d), x' = sqrt(scale) x; elu + 1 has
+    neither.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n + m) f (d + e)) time for f features, O(f e) memory.
+    Cost: O((n + m) f (d + e)) time for f features, O(f e) memory for each set of keys.
     """
     n, m = lengths(q, k, v)
-    lead = leading(q, k, v)
-    e, entries = v.shape[-1], math.prod(lead)
+    lead, e = leading(q, k, v), v.shape[-1]
+    masks = [] if key_mask is None else [check_key_mask(key_mask, k, lead)[..., None, :]]
+    shared, directions = _shared(q, v, lead, features, projection, scale)
+    # heads that share their keys share the sums over them
+    key_side = [_once(x) for x in (k, v, *masks, *directions)]
+    key_lead = leading(*key_side)
+    keys = dict(k=rows(key_side[0], key_lead), v=rows(key_side[1], key_lead))
+    if masks:
+        keys["key_mask"] = rows(key_side[2], key_lead, dense=False)
     out = empty((*lead, n, e), q.dtype)
-    shared = _shared(q, v, lead, features, projection, scale)
-    operands = dict(k=rows(k, lead), v=rows(v, lead), **shared)
-    if key_mask is not None:
-        operands["key_mask"] = rows(check_key_mask(key_mask, k, lead)[..., None, :], lead, dense=False)
-    number = cpu.state_numbers(shared["features"], e)
+
+    # the keys that come before any query, then, if causal, those that come one by one with the queries
+    before, blind = (max(m - n, 0), max(n - m, 0)) if causal else (m, 0)
+    prefix, steps = _ranges(0, before, key_lead), _ranges(before, m, lead)
+    out[..., :blind, :] = 0
+    sums = np.concatenate([prefix, steps[:-1]])
+    states = np.empty((math.prod(key_lead), len(sums), cpu.state_numbers(shared["features"], e)), q.dtype)
+    cpu.run(cpu.SUM, sums, key_lead, end=rows(states.reshape(*key_lead, *states.shape[1:]), key_lead), **keys,
+            **shared, projection=rows(directions[0], key_lead) if directions else None)
+    begin = _running(states, len(prefix), shared["features"], e)
+    begin = rows(begin.reshape(*key_lead, *begin.shape[1:]), lead)
+    operands = dict(q=rows(q, lead), out=rows(out, lead), begin=begin, **shared,
+                    projection=rows(directions[0], lead) if directions else None)
     if causal:
-        # the keys before the first query's own, then the keys that come one by one with the queries
-        before, blind = max(m - n, 0), max(n - m, 0)
-        prefix, steps = _ranges(0, before, entries), _ranges(before, m, entries)
-        out[..., :blind, :] = 0
-        sums = np.concatenate([prefix, steps[:-1]])
-        states = np.empty((entries, len(sums), number), q.dtype)
-        cpu.run(SUM, sums, q=None, out=None, end=states, **operands)
-        begin = _running(states, len(prefix), shared["features"], e)
-        cpu.run(CAUSAL, steps, q=rows(q, lead), out=rows(out, lead), shift=n - m, begin=begin, **operands)
+        keys = dict(k=rows(k, lead), v=rows(v, lead))
+        if masks:
+            keys["key_mask"] = rows(masks[0], lead, dense=False)
+        cpu.run(cpu.CAUSAL, steps, lead, shift=n - m, **keys, **operands)
     else:
-        sums = _ranges(0, m, entries)
-        states = np.empty((entries, len(sums), number), q.dtype)
-        cpu.run(SUM, sums, q=None, out=None, end=states, **operands)
-        begin = _running(states, len(sums), shared["features"], e)
-        cpu.run(READ, _ranges(0, n, entries), q=rows(q, lead), out=rows(out, lead), begin=begin,
-                **operands | dict(k=None, v=None, key_mask=None))
+        cpu.run(cpu.READ, _ranges(0, n, lead), lead, **operands)
     return out
 
 
 def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, features: str | None = None,
-         projection: Array | None = None, scale: float = 1.0) -> tuple[tuple[Array, ...], Array]:
+         projection: Array | None = None,
+         scale: float | None = None) -> tuple[tuple[Array, ...], Array]:
     """The next tokens of a causal sequence: the new state and their outputs.
 
     The state is (s, z) of shapes (..., f, e) and (..., f), and for the kinds with exponents also the largest
@@ -65,12 +82,11 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
     Cost: O(c f (d + e)) time, O(f e) memory.
     """
     c, _ = lengths(q, k, v, equal=True)
-    lead = leading(q, k, v)
-    e, entries = v.shape[-1], math.prod(lead)
-    shared = _shared(q, v, lead, features, projection, scale)
-    count, blocks = shared["features"], -(-e // TILE)
-    begin = np.zeros((entries, 1, cpu.state_numbers(count, e)), q.dtype)
-    s, z, top = _views(begin, count, e)
+    lead, e = leading(q, k, v), v.shape[-1]
+    shared, directions = _shared(q, v, lead, features, projection, scale)
+    count, blocks, entries = shared["features"], -(-e // TILE), math.prod(lead)
+    begin = np.zeros((*lead, 1, cpu.state_numbers(count, e)), q.dtype)
+    s, z, top = _views(begin.reshape(entries, 1, -1), count, e)
     top[...] = -np.inf
     if state is not None:
         _check_state(state, 2 if features is None else 3, (*lead, count, e), q.dtype)
@@ -81,10 +97,10 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
         if features is not None:
             top[:, 0] = state[2].reshape(entries, count) * q.dtype.type(math.log2(math.e))
     out, end = empty((*lead, c, e), q.dtype), begin.copy()
-    ranges = np.array([[0, c]], np.int64)
-    cpu.run(CAUSAL, ranges, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead), out=rows(out, lead),
-            begin=begin, end=end, **shared)
-    s, z, top = _views(end, count, e)
+    cpu.run(cpu.CAUSAL, np.array([[0, c]], np.int64), lead, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead),
+            out=rows(out, lead), begin=rows(begin, lead), end=rows(end, lead), **shared,
+            projection=rows(directions[0], lead) if directions else None)
+    s, z, top = _views(end.reshape(entries, 1, -1), count, e)
     s = s[:, 0].swapaxes(1, 2).reshape(*lead, count, blocks * TILE)[..., :e].copy()
     new = s, z[:, 0].reshape(*lead, count).copy()
     if features is not None:
@@ -93,26 +109,29 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
 
 
 def _shared(q: Array, v: Array, lead: tuple[int, ...], features: str | None, projection: Array | None,
-            scale: float) -> dict:
-    """What every pass of a call is told."""
-    kind, count, directions = None, q.shape[-1], None
-    if features is not None:
-        if features not in KINDS:
-            raise ValueError(f"features needs one of {', '.join(KINDS)}, got {features!r}")
-        kind = KINDS[features]
-        projection = parameter("projection", projection, q.dtype, own=(None, q.shape[-1]), lead=lead)
-        if projection.shape[-2] == 0:
-            raise ValueError("projection needs at least 1 row, got 0")
-        count = projection.shape[-2] * (2 if kind in (HYPERBOLIC, TRIGONOMETRIC) else 1)
-        directions = rows(projection, lead)
-    return dict(d=q.shape[-1], e=v.shape[-1], entries=math.prod(lead), dtype=q.dtype, kind=kind,
-                features=count, projection=directions, root=math.sqrt(scale))
+            scale: float | None) -> tuple[dict, list[Array]]:
+    """What every pass of a call is told, and the projection, if the features have one."""
+    d, e = q.shape[-1], v.shape[-1]
+    if features is None:
+        return dict(d=d, e=e, dtype=q.dtype, kind=None, features=d, root=1.0), []
+    kind = KINDS[features]
+    projection = parameter("projection", projection, q.dtype, own=(None, d), lead=lead)
+    if projection.shape[-2] == 0:
+        raise ValueError("projection needs at least 1 row, got 0")
+    root = math.sqrt(scale_or_default(scale, q, positive=True))
+    count = projection.shape[-2] * (2 if kind in (cpu.HYPERBOLIC, cpu.TRIGONOMETRIC) else 1)
+    return dict(d=d, e=e, dtype=q.dtype, kind=kind, features=count, root=root), [projection]
 
 
-def _ranges(first: int, stop: int, entries: int) -> Array:
+def _once(x: Array) -> Array:
+    """`x` (..., rows, width) with the leading axes that repeat one entry cut to length 1."""
+    return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides[:-2])]
+
+
+def _ranges(first: int, stop: int, lead: tuple[int, ...]) -> Array:
     """The tokens first .. stop - 1 cut into parts of whole chunks; the cut depends on the shapes alone."""
     length = max(stop - first, 0)
-    parts = max(1, min(-(-_ITEMS // max(entries, 1)), length // _PART))
+    parts = max(1, min(-(-_ITEMS // max(math.prod(lead), 1)), length // _PART))
     size = max(-(-length // (parts * TILE)) * TILE, TILE)
     begin = np.arange(first, max(stop, first), size, dtype=np.int64)
     return np.stack([begin, np.minimum(begin + size, stop)], axis=-1).reshape(-1, 2)

@@ -7,6 +7,7 @@ t] is set. Positions are gone by then: the kernels know nothing of causality, wi
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,8 @@ def join(lists: list[TileList]) -> TileList:
 def from_ranges(starts: Array, stops: Array) -> TileList:
     """Tile list of row ranges (..., n, R): query i sees the keys starts[i, r] .. stops[i, r] - 1."""
     n = starts.shape[-2]
-    planes = starts.reshape(-1, *starts.shape[-2:]), stops.reshape(-1, *stops.shape[-2:])
+    number = math.prod(starts.shape[:-2])
+    planes = (x.reshape(number, *starts.shape[-2:]) for x in (starts, stops))
     return _finish([_plane(n, start, stop) for start, stop in zip(*planes, strict=True)])
 
 
@@ -100,6 +102,8 @@ def _cuts(n: int, starts: Array, stops: Array) -> list[tuple[int, int]]:
 def _segments(starts: Array, stops: Array, words: int) -> tuple[list[tuple[int, ...]], Array]:
     """The keys that these up to 64 rows see, as runs that all see and runs with a mask of lanes per key."""
     lanes = len(starts)
+    if not starts.size:
+        return [], np.empty(0, np.int64)
     edges = np.unique(np.concatenate([starts.ravel(), stops.ravel()]))
     # (lanes, intervals between edges): within an interval a lane sees all keys or none
     inside = ((starts[..., None] <= edges[:-1]) & (edges[:-1] < stops[..., None])).any(axis=1)

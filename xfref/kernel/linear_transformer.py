@@ -8,7 +8,7 @@ Differs: no epsilon in the denominator (released code adds 1e-6); a zero denomin
 
 import numpy as np
 
-from xfref.core import check_state, hide_keys, kernel_attention, leading, lengths, read_state
+from xfref.core import check_key_mask, check_state, hide_keys, kernel_attention, leading, lengths, read_state
 
 
 def linear_transformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool = False,
@@ -28,6 +28,7 @@ def linear_transformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: b
     array([[2.]])
     """
     lengths(q, k, v)
+    check_key_mask(key_mask, k, leading(q, k, v))
     # masked keys are emptied before the features, which would turn their padding into warnings
     return kernel_attention(elu_plus_one(q), elu_plus_one(hide_keys(k, key_mask)), v, key_mask=key_mask,
                             causal=causal)
@@ -55,7 +56,7 @@ def linear_transformer_step(state: tuple[np.ndarray, np.ndarray] | None, q: np.n
     q_features, k_features = elu_plus_one(q), elu_plus_one(k)
     if state is None:
         state = np.zeros((*lead, q.shape[-1], v.shape[-1]), q.dtype), np.zeros((*lead, q.shape[-1]), q.dtype)
-    s, z = check_state(state, q.shape[-1], q, v)
+    s, z = check_state(state, 2, q.shape[-1], q, v)
     out = np.empty((*lead, c, v.shape[-1]), q.dtype)
     for t in range(c):
         s = s + k_features[..., t, :, None] * v[..., t, None, :]  # Eq. 18

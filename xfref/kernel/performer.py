@@ -13,6 +13,7 @@ query and per key instead of over all keys, so that no row depends on a key it d
 import numpy as np
 
 from xfref.core import (
+    check_key_mask,
     check_state,
     count,
     hide_keys,
@@ -52,6 +53,7 @@ def performer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, projection: np.nda
     array([[2.]])
     """
     lengths(q, k, v)
+    check_key_mask(key_mask, k, leading(q, k, v))
     projection, root = _checked(q, k, v, projection, features, scale)
     q_factors, q_exponents = _features(q * root, projection, features)
     k_factors, k_exponents = _features(hide_keys(k, key_mask) * root, projection, features)
@@ -94,7 +96,7 @@ def performer_step(state: tuple[np.ndarray, np.ndarray, np.ndarray] | None, q: n
         sums = (*lead, number)
         state = (np.zeros((*sums, v.shape[-1]), q.dtype), np.zeros(sums, q.dtype),
                  np.full(sums, -np.inf, q.dtype))
-    s, z, top = check_state(state, number, q, v)
+    s, z, top = check_state(state, 3, number, q, v)
     out = np.empty((*lead, c, v.shape[-1]), q.dtype)
     for t in range(c):
         new_top = np.maximum(top, k_exponents[..., t, :])

@@ -9,7 +9,7 @@ padding. There is no causal form: every slot mixes all positions.
 
 import numpy as np
 
-from xfref.core import attention, count, hide_keys, leading, lengths, parameter
+from xfref.core import attention, check_key_mask, count, hide_keys, leading, lengths, parameter
 
 
 def linformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, key_projection: np.ndarray,
@@ -33,6 +33,7 @@ def linformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, key_projection: np
     """
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)
+    check_key_mask(key_mask, k, lead)
     e, f = (_columns(name, x, q.dtype, m, lead) for name, x
             in (("key_projection", key_projection), ("value_projection", value_projection)))
     if e.shape[-2] != f.shape[-2]:

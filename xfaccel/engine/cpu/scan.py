@@ -12,6 +12,7 @@ top (features, in units of log 2).
 """
 
 import functools
+import math
 
 import numpy as np
 from numba import njit
@@ -39,9 +40,8 @@ SUM, READ, CAUSAL = range(3)
  MODE, PARTS, RANGES, SHIFT,         # per leading entry; their (first token, end); query of t is t + SHIFT
  D, E, ROWS, FEATURES,               # key width, value width, rows of the projection, features
  Q, Q_ROW, K, K_ROW, V, V_ROW, OUT, OUT_ROW, PROJECTION, PROJECTION_ROW, KEY_MASK, KEY_MASK_COLUMN,
- BEGIN, BEGIN_ENTRY, BEGIN_PART,     # states to begin with, or 0; bytes from one entry or part to the next
- END, END_ENTRY, END_PART,           # states to end with, or 0
- STATE_SIZE, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 33, 8)  # bytes of a state; bytes per thread
+ BEGIN, BEGIN_ROW, END, END_ROW,     # states to begin and to end with, one row per part
+ STATE_SIZE, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 31, 8)  # bytes of a state; bytes per thread
 
 
 def state_numbers(features: int, e: int) -> int:
@@ -122,7 +122,7 @@ with cache.enabled():
             entry, part = item // parts, item % parts
             begin = load_int(job + BEGIN)
             if begin != 0:
-                begin += entry * load_int(job + BEGIN_ENTRY) + part * load_int(job + BEGIN_PART)
+                begin = load_int(begin + 8 * entry) + part * load_int(job + BEGIN_ROW)
                 for place in range(number):
                     store_real(state + place * size, load_real(begin + place * size, zero), zero)
             else:
@@ -227,21 +227,21 @@ with cache.enabled():
 
             end = load_int(job + END)
             if end != 0:
-                end += entry * load_int(job + END_ENTRY) + part * load_int(job + END_PART)
+                end = load_int(end + 8 * entry) + part * load_int(job + END_ROW)
                 for place in range(number):
                     store_real(end + place * size, load_real(state + place * size, zero), zero)
         return finished > 0 and fetch_add(job + DONE, finished) + finished == total_parts
 
 
-def run(mode: int, ranges: Array, *, q: Rows | None, k: Rows | None, v: Rows | None, out: Rows | None, d: int,
-        e: int, entries: int, dtype: np.dtype, kind: int | None, features: int, projection: Rows | None,
-        root: float, shift: int = 0, key_mask: Rows | None = None, begin: Array | None = None,
-        end: Array | None = None) -> None:
+def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtype: np.dtype, kind: int | None,
+        features: int, root: float, projection: Rows | None, q: Rows | None = None, k: Rows | None = None,
+        v: Rows | None = None, out: Rows | None = None, shift: int = 0, key_mask: Rows | None = None,
+        begin: Rows | None = None, end: Rows | None = None) -> None:
     """One pass over the token ranges (parts, 2) of every leading entry.
 
-    `begin` and `end` are states (entries, parts, state_numbers); one part in `begin` serves all.
+    `begin` and `end` are rows of states, one per part; a pass that only reads has one row in `begin`.
     """
-    total = entries * len(ranges)
+    total = math.prod(lead) * len(ranges)
     tokens = int((ranges[:, 1] - ranges[:, 0]).sum())
     if total == 0 or tokens == 0:
         return
@@ -251,16 +251,16 @@ def run(mode: int, ranges: Array, *, q: Rows | None, k: Rows | None, v: Rows | N
     blocks = -(-e // TILE)
     rows_of_tiles = 10 + 2 * d + 6 * features + TILE * (1 + blocks) + 2 * e
     size = -(-(rows_of_tiles * row + 2 * features * dtype.itemsize + state) // 64) * 64
-    workers = 1 if entries * tokens * features * (d + e) < _SMALL else min(threads.available(), total)
+    work = math.prod(lead) * tokens * features * (d + e)
+    workers = 1 if work < _SMALL else min(threads.available(), total)
     room = scratch(workers * size)
     places = [(x.table, x.stride) if x else (0, 0) for x in (q, k, v, out, projection)]
     job = np.array([
         0, 0, total, 0, mode, len(ranges), address(ranges), shift, d, e, rows, features,
         *(number for place in places for number in place),
         *((key_mask.table, key_mask.column) if key_mask else (0, 0)),
-        *((0, 0, 0) if begin is None else (address(begin), begin.strides[0],
-                                           begin.strides[1] if begin.shape[1] > 1 else 0)),
-        *((0, 0, 0) if end is None else (address(end), *end.strides[:2])),
+        *((begin.table, 0 if mode == READ else begin.stride) if begin else (0, 0)),
+        *((end.table, end.stride) if end else (0, 0)),
         state, address(room), size], np.int64)
 
     # what the kernel reads and writes lives as long as the work does

@@ -1,0 +1,76 @@
+"""The benchmarks that asv runs, run here once at a small length: a broken one is found without asv."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_house import code_lines
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "asv_benchmarks"
+MOST_TILES = 25  # asv's first page draws an unlabelled tile for each function
+
+# in a process of its own: importing the suite pins the threads of BLAS
+DESCRIBE = """
+import importlib, inspect, json, pkgutil, benchmarks
+found = {}
+for info in pkgutil.iter_modules(benchmarks.__path__):
+    module = importlib.import_module(f"benchmarks.{info.name}")
+    for name, function in vars(module).items():
+        if inspect.isfunction(function) and name.startswith(("time_", "track_")):
+            errors = {}
+            if name.endswith("_error"):
+                for variant in function.params[0]:
+                    function.setup(variant)
+                    errors[variant] = function(variant)
+            found[f"{info.name}.{name}"] = dict(
+                name=function.__name__, title=function.pretty_name, unit=getattr(function, "unit", "seconds"),
+                version=function.version, errors=errors,
+                axes=[len(function.params), len(function.param_names)])
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    done = subprocess.run([sys.executable, "-c", DESCRIBE], cwd=FOLDER, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_first_page_stays_readable(tiles):
+    assert 0 < len(tiles) <= MOST_TILES
+    titles = [tile["title"] for tile in tiles.values()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_asv_finds_each_benchmark_by_its_name(tiles):
+    for place, tile in tiles.items():
+        assert place.endswith(f".{tile['name']}")
+        assert tile["unit"] and tile["version"]
+        assert tile["axes"][0] == tile["axes"][1], f"{place}: a parameter has no name"
+
+
+def test_every_room_has_its_four_tiles_and_every_variant_is_right(tiles):
+    rooms = {place.split(".")[0] for place in tiles} - {"start"}
+    for room in rooms:
+        kinds = (f"time_{room}", f"track_{room}_workspace", f"track_{room}_error", f"track_{room}_ratio")
+        assert {f"{room}.{name}" for name in kinds} <= set(tiles)
+        errors = tiles[f"{room}.track_{room}_error"]["errors"]
+        assert errors
+        for variant, error in errors.items():
+            assert 0 <= error < 1e-5, f"{variant} is off by {error}"
+
+
+def test_the_configuration_is_plain_json_of_this_repository():
+    settings = json.loads((FOLDER / "asv.conf.json").read_text())
+    assert settings["repo"] == ".." and settings["branches"] == ["main"]
+    assert (FOLDER / settings["benchmark_dir"] / "__init__.py").exists()
+
+
+def test_the_comparison_with_peers_is_short_enough_to_read():
+    assert code_lines((FOLDER / "peers.py").read_text()) <= 250
