@@ -1,6 +1,6 @@
 """What only whole processes show: threads, forks, caches, memory and imports.
 
-Most tests run a program of their own in a fresh process, with the cache folder of this session, so that one
+Most tests run a program of their own in a fresh process, with the cache folder of this run, so that one
 test's threads and compiled code are not another's.
 """
 

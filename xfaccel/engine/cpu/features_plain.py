@@ -16,9 +16,10 @@ from xfaccel.engine.tiles import TILE
 
 
 @njit(**OPTIONS)
-def pad_rows(x, x_row, count, width, out, zero):
+def pad_rows(x, x_row, count, width, out, out_row, zero):
     """out[j, lane] = x[j, lane], zero from `width` (at most 64) on."""
-    source, tile = grid(x, count, width, x_row, size_of(zero), zero), table(out, count, TILE, zero)
+    source = grid(x, count, width, x_row, size_of(zero), zero)
+    tile = grid(out, count, TILE, out_row, size_of(zero), zero)
     for j in range(count):
         for lane in range(width):
             tile[j, lane] = source[j, lane]

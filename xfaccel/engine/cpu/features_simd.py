@@ -40,13 +40,13 @@ def _over_rows(e: Emitter, rows, initial, step: Callable, out) -> None:
 
 
 @intrinsic
-def pad_rows(typing, x, x_row, count, width, out, zero):
-    def emit(e, x, x_row, count, width, out):
+def pad_rows(typing, x, x_row, count, width, out, out_row, zero):
+    def emit(e, x, x_row, count, width, out, out_row):
         build = e.builder
         whole = build.sub(width, build.srem(width, e.index(e.width)))
 
         def row(j):
-            source, target = e.at(x, build.mul(j, x_row)), e.at(out, e.times(j, e.row))
+            source, target = e.at(x, build.mul(j, x_row)), e.at(out, build.mul(j, out_row))
             for first in range(0, e.row, e.width * e.size):
                 e.store(e.splat(0.0), e.at(target, first))
 
@@ -60,7 +60,7 @@ def pad_rows(typing, x, x_row, count, width, out, zero):
             e.loop(whole, width, number)
 
         e.loop(0, count, row)
-    return kernel(emit, zero, "iiiii")
+    return kernel(emit, zero, "iiiiii")
 
 
 @intrinsic

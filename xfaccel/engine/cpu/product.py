@@ -34,7 +34,8 @@ with cache.enabled():
         a_row, x_row, out_row = load_int(job + A_ROW), load_int(job + X_ROW), load_int(job + OUT_ROW)
         length = load_int(job + LENGTH)
         room = load_int(job + SCRATCH) + fetch_add(job + WORKERS, 1) * load_int(job + SCRATCH_SIZE)
-        ones, result, tile, copy = room, room + row, room + (1 + TILE) * row, room + (1 + 2 * TILE) * row
+        ones, result, tile = room, room + row, room + (1 + TILE) * row
+        copy = tile + TILE * row
         micro.fill(ones, 1, zero + 1, zero)
         finished = 0
         while True:
@@ -56,8 +57,10 @@ with cache.enabled():
                     if micro.seen_keys(mask, column, count) < count:
                         micro.copy_seen(x, x_row, count, width, mask, column, copy, zero)
                         x, step = copy, width * size
-                kernel.pad_rows(x, step, count, width, tile, zero)
-                micro.accumulate(tile, count, a + first * size, size, a_row, height, ones, result, zero)
+                if width < TILE or (x | step) % 64 != 0:  # straddled cache lines load at half speed
+                    kernel.pad_rows(x, step, count, width, tile, row, zero)
+                    x, step = tile, row
+                micro.accumulate(x, step, count, a + first * size, size, a_row, height, ones, result, zero)
             out = load_int(load_int(job + OUT) + 8 * entry) + top * out_row + left * size
             for number in range(height):
                 micro.copy_row(result + number * row, width, out + number * out_row, zero)

@@ -153,9 +153,12 @@ with cache.enabled():
                             store_real(lanes + lane * size, 1.0 if there else 0.0, zero)
                         else:
                             store_real(lanes + lane * size, 0.0 if there else -np.inf, zero)
-                    for block in range(blocks):
-                        kernel.pad_rows(v + block * row, v_row, count, min(TILE, e - block * TILE),
-                                        values + block * TILE * row, zero)
+                    # values serve as whole vectors: none may cross a row's end or, for speed, a cache line
+                    if e % TILE != 0 or (v | v_row) % 64 != 0:
+                        for block in range(blocks):
+                            kernel.pad_rows(v + block * row, v_row, count, min(TILE, e - block * TILE),
+                                            values + block * row, blocks * row, zero)
+                        v, v_row = values, blocks * row
                     if kind is None:
                         micro.pack(k, k_row, count, d, zero + 1, k_weights, zero)
                         kernel.elu(k_weights, features, zero)
@@ -188,9 +191,9 @@ with cache.enabled():
                             kernel.multiply(q_weights, features, q_factors, row, zero)
                     micro.fill(total, 1, zero, zero)
                     micro.fill(result, e, zero, zero)
-                    micro.accumulate(q_weights, features, z, size, 0, 1, ones, total, zero)
+                    micro.accumulate(q_weights, row, features, z, size, 0, 1, ones, total, zero)
                     for block in range(blocks):
-                        micro.accumulate(q_weights, features, state + block * features * row, row, size,
+                        micro.accumulate(q_weights, row, features, state + block * features * row, row, size,
                                          min(TILE, e - block * TILE), ones, result + block * TILE * row, zero)
                     if mode == CAUSAL:
                         if kind is not None:
@@ -209,7 +212,7 @@ with cache.enabled():
                         kernel.triangle(s, count, total, zero)
                         for block in range(blocks):
                             columns = min(TILE, e - block * TILE)
-                            micro.accumulate(s, count, values + block * TILE * row, row, size, columns, ones,
+                            micro.accumulate(s, row, count, v + block * row, v_row, size, columns, ones,
                                              result + block * TILE * row, zero)
                     out = load_int(load_int(job + OUT) + 8 * entry) + query * out_row
                     micro.unpack(result, count, e, total, out, out_row, zero)
@@ -222,8 +225,8 @@ with cache.enabled():
                             kernel.multiply(k_weights, features, k_factors, row, zero)
                     kernel.sum_lanes(k_weights, features, z, zero)
                     for block in range(blocks):
-                        micro.accumulate(values + block * TILE * row, count, k_weights, size, row, features,
-                                         ones, state + block * features * row, zero)
+                        micro.accumulate(v + block * row, v_row, count, k_weights, size, row, features, ones,
+                                         state + block * features * row, zero)
 
             end = load_int(job + END)
             if end != 0:

@@ -82,9 +82,10 @@ def softmax(s, keys, top, total, shrink, zero):
 
 
 @njit(**OPTIONS)
-def accumulate(p, keys, v, v_row, v_column, width, shrink, out, zero):
+def accumulate(p, p_row, keys, v, v_row, v_column, width, shrink, out, zero):
     """out[c, lane] = out[c, lane] * shrink[lane] + sum_j p[j, lane] * v[j, c]."""
-    weights, source = table(p, keys, TILE, zero), grid(v, keys, width, v_row, v_column, zero)
+    weights = grid(p, keys, TILE, p_row, size_of(zero), zero)
+    source = grid(v, keys, width, v_row, v_column, zero)
     result, shrinks = table(out, width, TILE, zero), table(shrink, 1, TILE, zero)
     whole = keys // 4 * 4
     for c in range(width):

@@ -80,7 +80,7 @@ def scores(typing, k, k_row, k_column, keys, width, queries, out, zero):
                     return [e.multiply_add(number, vector, sums[r * e.across + a])
                             for r, number in enumerate(numbers) for a, vector in enumerate(vectors)]
 
-                sums = e.loop(0, width, column, [e.splat(0.0)] * (down * e.across))
+                sums = e.loop(0, width, column, [e.splat(0.0)] * (down * e.across), hot=True)
                 for r in range(down):
                     place = e.at(out, e.times(j, e.row), r * e.row, group)
                     for a in range(e.across):
@@ -93,22 +93,22 @@ def scores(typing, k, k_row, k_column, keys, width, queries, out, zero):
 
 
 @intrinsic
-def accumulate(typing, p, keys, v, v_row, v_column, width, shrink, out, zero):
-    def emit(e, p, keys, v, v_row, v_column, width, shrink, out):
+def accumulate(typing, p, p_row, keys, v, v_row, v_column, width, shrink, out, zero):
+    def emit(e, p, p_row, keys, v, v_row, v_column, width, shrink, out):
         def lanes(group):
             def tile(c, down):
                 base = e.at(v, e.builder.mul(c, v_column))
                 columns = [e.at(base, e.builder.mul(e.index(r), v_column)) for r in range(down)]
 
                 def key(j, *sums):
-                    place = e.at(p, e.times(j, e.row), group)
+                    place = e.at(p, e.builder.mul(j, p_row), group)
                     vectors = [e.load(e.at(place, a * e.width * e.size)) for a in range(e.across)]
                     offset = e.builder.mul(j, v_row)
                     numbers = [e.broadcast(e.load_one(e.at(column, offset))) for column in columns]
                     return [e.multiply_add(number, vector, sums[r * e.across + a])
                             for r, number in enumerate(numbers) for a, vector in enumerate(vectors)]
 
-                sums = e.loop(0, keys, key, [e.splat(0.0)] * (down * e.across))
+                sums = e.loop(0, keys, key, [e.splat(0.0)] * (down * e.across), hot=True)
                 for a in range(e.across):
                     factor = e.load(e.at(shrink, group, a * e.width * e.size))
                     for r in range(down):
@@ -118,7 +118,7 @@ def accumulate(typing, p, keys, v, v_row, v_column, width, shrink, out, zero):
             e.in_tiles(width, e.down, tile)
 
         e.loop(0, e.row, lanes, step=e.group)
-    return kernel(emit, zero, "iiiiiiii")
+    return kernel(emit, zero, "iiiiiiiii")
 
 
 @intrinsic
