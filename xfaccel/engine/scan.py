@@ -84,27 +84,24 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
     c, _ = lengths(q, k, v, equal=True)
     lead, e = leading(q, k, v), v.shape[-1]
     shared, directions = _shared(q, v, lead, features, projection, scale)
-    count, blocks, entries = shared["features"], -(-e // TILE), math.prod(lead)
-    begin = np.zeros((*lead, 1, cpu.state_numbers(count, e)), q.dtype)
-    s, z, top = _views(begin.reshape(entries, 1, -1), count, e)
-    top[...] = -np.inf
-    if state is not None:
+    count, padded = shared["features"], -(-e // TILE) * TILE
+    memory = np.empty((*lead, 1, cpu.state_numbers(count, e)), q.dtype)
+    s, z, top = _views(memory, count, e)
+    if state is None:
+        s[...], z[...], top[...] = 0, 0, -np.inf
+    else:
         _check_state(state, 2 if features is None else 3, (*lead, count, e), q.dtype)
-        old = np.zeros((entries, count, blocks * TILE), q.dtype)
-        old[..., :e] = state[0].reshape(entries, count, e)
-        s[:, 0] = old.reshape(entries, count, blocks, TILE).swapaxes(1, 2)
-        z[:, 0] = state[1].reshape(entries, count)
-        if features is not None:
-            top[:, 0] = state[2].reshape(entries, count) * q.dtype.type(math.log2(math.e))
-    out, end = empty((*lead, c, e), q.dtype), begin.copy()
+        s[..., 0, :, :e], z[..., 0, :] = state[:2]
+        if e < padded:
+            s[..., e:] = 0
+        top[..., 0, :] = -np.inf if features is None else state[2] * q.dtype.type(math.log2(math.e))
+    out, places = empty((*lead, c, e), q.dtype), rows(memory, lead)
     cpu.run(cpu.CAUSAL, np.array([[0, c]], np.int64), lead, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead),
-            out=rows(out, lead), begin=rows(begin, lead), end=rows(end, lead), **shared,
+            out=rows(out, lead), begin=places, end=places, **shared,
             projection=rows(directions[0], lead) if directions else None)
-    s, z, top = _views(end.reshape(entries, 1, -1), count, e)
-    s = s[:, 0].swapaxes(1, 2).reshape(*lead, count, blocks * TILE)[..., :e].copy()
-    new = s, z[:, 0].reshape(*lead, count).copy()
+    new = s[..., 0, :, :e].copy(), z[..., 0, :].copy()
     if features is not None:
-        new += (top[:, 0].reshape(*lead, count) * q.dtype.type(math.log(2)),)
+        new += (top[..., 0, :] * q.dtype.type(math.log(2)),)
     return new, out
 
 
@@ -164,16 +161,16 @@ def _add(a: list[Array], b: list[Array]) -> list[Array]:
         return [a[0] + b[0], a[1] + b[1], top]
     reference = np.where(np.isneginf(top), 0, top)
     by_a, by_b = np.exp2(a[2] - reference), np.exp2(b[2] - reference)
-    s = a[0] * by_a[:, None, :, None]
-    s += b[0] * by_b[:, None, :, None]
+    s = a[0] * by_a[..., None]
+    s += b[0] * by_b[..., None]
     return [s, a[1] * by_a + b[1] * by_b, top]
 
 
 def _views(states: Array, features: int, e: int) -> tuple[Array, Array, Array]:
-    """s (entries, parts, blocks, f, 64), z and top (entries, parts, f) of states."""
-    blocks = -(-e // TILE)
-    s, z, top = np.split(states, [blocks * features * TILE, (blocks * TILE + 1) * features], axis=-1)
-    return s.reshape(*states.shape[:2], blocks, features, TILE), z, top
+    """s (..., f, e up to a multiple of 64), z and top (..., f) of states (..., number)."""
+    width = -(-e // TILE) * TILE
+    s, z, top = np.split(states, [features * width, features * (width + 1)], axis=-1)
+    return s.reshape(*states.shape[:-1], features, width), z, top
 
 
 def _check_state(state: object, parts: int, own: tuple[int, ...], dtype: np.dtype) -> None:

@@ -106,7 +106,7 @@ def largest_in_lanes(t, rows, row_offsets, out, zero):
 def raise_tops(t, rows, top, sums, state, blocks, negative, zero):
     """top[row] becomes the largest of itself and t[row, :]; the sums so far shrink by exp2(old - new).
 
-    `sums` (rows) and `state` (blocks, rows, 64) are the running sums; negative[row] = -top[row], 0 for -inf.
+    `sums` (rows) and `state` (rows, blocks, 64) are the running sums; negative[row] = -top[row], 0 for -inf.
     """
     tile, tops, other = table(t, rows, TILE, zero), table(top, 1, rows, zero), table(negative, 1, rows, zero)
     z, s = table(sums, 1, rows, zero), table(state, blocks * rows, TILE, zero)
@@ -122,7 +122,7 @@ def raise_tops(t, rows, top, sums, state, blocks, negative, zero):
             z[0, row] *= shrink
             for block in range(blocks):
                 for lane in range(TILE):
-                    s[block * rows + row, lane] *= shrink
+                    s[row * blocks + block, lane] *= shrink
 
 
 @njit(**OPTIONS)

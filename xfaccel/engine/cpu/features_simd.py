@@ -184,7 +184,7 @@ def raise_tops(typing, t, rows, top, sums, state, blocks, negative, zero):
                 build.store(build.fmul(e.load_one(place), one), place)
 
                 def block(number):
-                    place = e.at(state, e.times(build.add(build.mul(number, rows), row), e.row))
+                    place = e.at(state, e.times(build.add(build.mul(row, blocks), number), e.row))
                     for first in range(0, e.row, e.width * e.size):
                         e.store(build.fmul(e.load(e.at(place, first)), shrink), e.at(place, first))
 

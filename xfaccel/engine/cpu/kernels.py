@@ -7,6 +7,7 @@ the kernels of the softmax engine, which the scan engine shares, `features` thos
 import os
 
 from numba.core import config
+from numba.core.registry import cpu_target
 
 from xfaccel.engine.cpu import cache, vector
 
@@ -19,6 +20,11 @@ with cache.enabled():
     else:
         from xfaccel.engine.cpu import features_simd as features
         from xfaccel.engine.cpu import tile_simd as tile
+
+if not config.DISABLE_JIT:
+    # Numba reads its own declarations when it first needs them, for a quarter of a second: better now than in
+    # the first call
+    cpu_target.typing_context.refresh()
 
 __all__ = ["PLAIN", "describe", "features", "tile"]
 

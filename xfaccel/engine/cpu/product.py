@@ -60,7 +60,8 @@ with cache.enabled():
                 if width < TILE or (x | step) % 64 != 0:  # straddled cache lines load at half speed
                     kernel.pad_rows(x, step, count, width, tile, row, zero)
                     x, step = tile, row
-                micro.accumulate(x, step, count, a + first * size, size, a_row, height, ones, result, zero)
+                micro.accumulate(x, step, count, a + first * size, size, a_row, height, ones, result, row,
+                                 zero)
             out = load_int(load_int(job + OUT) + 8 * entry) + top * out_row + left * size
             for number in range(height):
                 micro.copy_row(result + number * row, width, out + number * out_row, zero)

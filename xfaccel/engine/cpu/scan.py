@@ -7,8 +7,8 @@ cut depends on the shapes alone, so results do not depend on the number of threa
 
 Features are never stored for more than a chunk. The exponential kinds keep, per feature, the largest exponent
 so far (`top`) beside sums that are divided by its exponential: nothing overflows, and no row depends on a key
-after it. A state is one block of numbers: sums s (blocks of 64 value columns, features, 64), z (features),
-top (features, in units of log 2).
+after it. A state is one block of numbers: sums s (features, value columns up to a multiple of 64), z
+(features), top (features, in units of log 2).
 """
 
 import functools
@@ -104,9 +104,7 @@ with cache.enabled():
         k_copy = result + e * row
         v_copy = k_copy + d * row
         none, negative = v_copy + e * row, v_copy + e * row + features * size
-        state = negative + features * size
-        z = state + blocks * features * row
-        top = z + features * size
+        own_state = negative + features * size
 
         micro.fill(zeros, 1, zero, zero)
         micro.fill(ones, 1, zero + 1, zero)
@@ -120,11 +118,19 @@ with cache.enabled():
                 break
             finished += 1
             entry, part = item // parts, item % parts
-            begin = load_int(job + BEGIN)
+            # the state grows where it has to end, or in scratch
+            state, begin, end = own_state, load_int(job + BEGIN), load_int(job + END)
+            if end != 0:
+                state = load_int(end + 8 * entry) + part * load_int(job + END_ROW)
+            z = state + features * blocks * row
+            top = z + features * size
             if begin != 0:
                 begin = load_int(begin + 8 * entry) + part * load_int(job + BEGIN_ROW)
-                for place in range(number):
-                    store_real(state + place * size, load_real(begin + place * size, zero), zero)
+                if mode == READ:
+                    state, z, top = begin, begin + (z - state), begin + (top - state)
+                elif begin != state:
+                    for place in range(number):
+                        store_real(state + place * size, load_real(begin + place * size, zero), zero)
             else:
                 for place in range(number - features):
                     store_real(state + place * size, zero, zero)
@@ -191,10 +197,11 @@ with cache.enabled():
                             kernel.multiply(q_weights, features, q_factors, row, zero)
                     micro.fill(total, 1, zero, zero)
                     micro.fill(result, e, zero, zero)
-                    micro.accumulate(q_weights, row, features, z, size, 0, 1, ones, total, zero)
+                    micro.accumulate(q_weights, row, features, z, size, 0, 1, ones, total, row, zero)
                     for block in range(blocks):
-                        micro.accumulate(q_weights, row, features, state + block * features * row, row, size,
-                                         min(TILE, e - block * TILE), ones, result + block * TILE * row, zero)
+                        micro.accumulate(q_weights, row, features, state + block * row, blocks * row, size,
+                                         min(TILE, e - block * TILE), ones, result + block * TILE * row, row,
+                                         zero)
                     if mode == CAUSAL:
                         if kind is not None:
                             for lane in range(TILE):
@@ -213,7 +220,7 @@ with cache.enabled():
                         for block in range(blocks):
                             columns = min(TILE, e - block * TILE)
                             micro.accumulate(s, row, count, v + block * row, v_row, size, columns, ones,
-                                             result + block * TILE * row, zero)
+                                             result + block * TILE * row, row, zero)
                     out = load_int(load_int(job + OUT) + 8 * entry) + query * out_row
                     micro.unpack(result, count, e, total, out, out_row, zero)
 
@@ -226,13 +233,7 @@ with cache.enabled():
                     kernel.sum_lanes(k_weights, features, z, zero)
                     for block in range(blocks):
                         micro.accumulate(v + block * row, v_row, count, k_weights, size, row, features, ones,
-                                         state + block * features * row, zero)
-
-            end = load_int(job + END)
-            if end != 0:
-                end = load_int(end + 8 * entry) + part * load_int(job + END_ROW)
-                for place in range(number):
-                    store_real(end + place * size, load_real(state + place * size, zero), zero)
+                                         state + block * row, blocks * row, zero)
         return finished > 0 and fetch_add(job + DONE, finished) + finished == total_parts
 
 
@@ -254,7 +255,8 @@ def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtyp
     blocks = -(-e // TILE)
     rows_of_tiles = 10 + 2 * d + 6 * features + TILE * (1 + blocks) + 2 * e
     size = -(-(rows_of_tiles * row + 2 * features * dtype.itemsize + state) // 64) * 64
-    work = math.prod(lead) * tokens * features * (d + e)
+    # a chunk costs the same however few tokens it holds
+    work = math.prod(lead) * max(tokens, TILE) * features * (d + e)
     workers = 1 if work < _SMALL else min(threads.available(), total)
     room = scratch(workers * size)
     places = [(x.table, x.stride) if x else (0, 0) for x in (q, k, v, out, projection)]

@@ -124,7 +124,7 @@ with cache.enabled():
                         if seen < keys:
                             micro.hide_keys(s, keys, mask, mask_column, zero)
                     micro.softmax(s, keys, top, sums, shrink, zero)
-                    micro.accumulate(s, row, keys, v, v_row, size, e, shrink, result, zero)
+                    micro.accumulate(s, row, keys, v, v_row, size, e, shrink, result, row, zero)
 
             out_row = load_int(job + OUT_ROW)
             out = load_int(load_int(job + OUT) + 8 * entry) + first * out_row

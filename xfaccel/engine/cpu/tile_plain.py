@@ -82,11 +82,11 @@ def softmax(s, keys, top, total, shrink, zero):
 
 
 @njit(**OPTIONS)
-def accumulate(p, p_row, keys, v, v_row, v_column, width, shrink, out, zero):
+def accumulate(p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row, zero):
     """out[c, lane] = out[c, lane] * shrink[lane] + sum_j p[j, lane] * v[j, c]."""
     weights = grid(p, keys, TILE, p_row, size_of(zero), zero)
     source = grid(v, keys, width, v_row, v_column, zero)
-    result, shrinks = table(out, width, TILE, zero), table(shrink, 1, TILE, zero)
+    result, shrinks = grid(out, width, TILE, out_row, size_of(zero), zero), table(shrink, 1, TILE, zero)
     whole = keys // 4 * 4
     for c in range(width):
         for lane in range(TILE):

@@ -93,8 +93,8 @@ def scores(typing, k, k_row, k_column, keys, width, queries, out, zero):
 
 
 @intrinsic
-def accumulate(typing, p, p_row, keys, v, v_row, v_column, width, shrink, out, zero):
-    def emit(e, p, p_row, keys, v, v_row, v_column, width, shrink, out):
+def accumulate(typing, p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row, zero):
+    def emit(e, p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row):
         def lanes(group):
             def tile(c, down):
                 base = e.at(v, e.builder.mul(c, v_column))
@@ -112,13 +112,14 @@ def accumulate(typing, p, p_row, keys, v, v_row, v_column, width, shrink, out, z
                 for a in range(e.across):
                     factor = e.load(e.at(shrink, group, a * e.width * e.size))
                     for r in range(down):
-                        place = e.at(out, e.times(c, e.row), r * e.row, group, a * e.width * e.size)
+                        row = e.builder.mul(e.builder.add(c, e.index(r)), out_row)
+                        place = e.at(out, row, group, a * e.width * e.size)
                         e.store(e.multiply_add(e.load(place), factor, sums[r * e.across + a]), place)
 
             e.in_tiles(width, e.down, tile)
 
         e.loop(0, e.row, lanes, step=e.group)
-    return kernel(emit, zero, "iiiiiiiii")
+    return kernel(emit, zero, "iiiiiiiiii")
 
 
 @intrinsic

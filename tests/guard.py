@@ -1,0 +1,545 @@
+"""Kernels beside forbidden pages, each check in a process of its own: `python guard.py kernels float32`.
+
+A kernel that works on addresses may read or write past the end of an array and nobody notices. Here every
+array lies right before or right after a page that may not be touched, so that one element too far ends the
+process; its last line then names the case. Other mistakes are reported as lines that begin with FAILED.
+"""
+
+import contextlib
+import ctypes
+import inspect
+import itertools
+import mmap
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+import xfaccel
+from xfaccel.arrays import Rows, address
+from xfaccel.engine.cpu import (
+    features_plain,
+    features_simd,
+    kernels,
+    product,
+    scan,
+    softmax,
+    threads,
+    tile_plain,
+    tile_simd,
+)
+from xfaccel.engine.cpu.memory import load_real
+from xfaccel.engine.tiles import TILE, TileList
+
+Array = np.ndarray
+SIDES = ("start", "end")  # of the memory between two forbidden pages
+VECTOR_BYTES = (16, 32, 64)
+PAGE = mmap.PAGESIZE
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def region(size: int, side: str) -> Array:
+    """`size` bytes, all ones (NaN), that touch a forbidden page at `side`; beyond the other lies another."""
+    body = max(-(-size // PAGE), 1) * PAGE
+    whole = np.frombuffer(mmap.mmap(-1, body + 2 * PAGE), np.uint8)
+    whole[PAGE:PAGE + body] = 255
+    for page in (0, PAGE + body):
+        if _LIBC.mprotect(address(whole) + page, PAGE, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    first = PAGE if side == "start" else PAGE + body - size
+    return whole[first:first + size]
+
+
+def moved(x: Array, side: str) -> Array:
+    """`x`, with its strides, in such a region: the bytes it spans, gaps included, come along."""
+    if x.size == 0:
+        return np.ndarray(x.shape, x.dtype, region(0, side))
+    low, high = np.lib.array_utils.byte_bounds(x)
+    place = region(high - low, side)
+    ctypes.memmove(address(place), low, high - low)
+    return np.ndarray(x.shape, x.dtype, place, address(x) - low, x.strides)
+
+
+# the micro-kernels
+
+
+class Call(NamedTuple):
+    """One call of a micro-kernel, and how far its two forms may differ."""
+
+    arguments: tuple    # without the `zero` at the end; an array stands for its address
+    ulps: float = 0     # of the larger of the two results
+    sums: bool = False  # terms cancel: in units of the last place of the array's largest entry
+
+
+# Both forms of `exp2` err by at most 2 units in the last place, so they may differ by 4. Sums and products
+# are rounded differently where one form fuses what the other does not, or adds up four terms at a time: in a
+# sum of up to 128 terms a few units of its largest partial sum. What is not listed has to be the same bits.
+EXP2, SUM = 4, 8
+
+COUNTS = (1, 3, 4, 5, 15, 16, 17, 31, 63, 64)
+WIDTHS = (*COUNTS, 65, 128)
+ROWS = (0, *WIDTHS)
+
+
+class Draw:
+    """Random operands of one element type."""
+
+    def __init__(self, dtype: type):
+        self.rng, self.dtype = np.random.default_rng(5), dtype
+
+    def __call__(self, *shape: int, size: float = 1.0) -> Array:
+        return (size * self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def positive(self, *shape: int) -> Array:
+        return self.rng.random(shape).astype(self.dtype)
+
+    def rows(self, count: int, width: int) -> Array:
+        """Rows that lie further apart than they are long, or not."""
+        return self(count, width + self.rng.integers(0, 4))[:, :width]
+
+    def spoiled(self, x: Array, *garbage: float) -> Array:
+        """A twentieth of `x` replaced by each of `garbage`."""
+        for value in garbage:
+            x[self.rng.random(x.shape) < 0.05] = value
+        return x
+
+    def exponents(self, rows: int) -> Array:
+        """A tile of exponents in which tokens (lanes) and features (rows) may be missing."""
+        t = self.spoiled(self(rows, TILE, size=8), -np.inf, np.nan)
+        t[:, self.rng.random(TILE) < 0.1] = -np.inf
+        t[self.rng.random(rows) < 0.1] = -np.inf
+        return t
+
+
+def pack(draw):
+    for count, width in itertools.product(COUNTS, WIDTHS):
+        x = draw.rows(count, width)
+        for factor in (1, 0.3):
+            yield Call((x, x.strides[0], count, width, draw.dtype(factor), draw(width, TILE)))
+
+
+def scores(draw):
+    for keys, width in itertools.product(COUNTS, WIDTHS):
+        # rows of an array, or the columns of a tile of features
+        for k in (draw.rows(keys, width), draw(width, TILE).T[:keys]):
+            yield Call((k, *k.strides, keys, width, draw(width, TILE), draw(keys, TILE)), SUM, True)
+
+
+def softmax_step(draw):
+    for keys, _ in itertools.product(COUNTS, range(4)):
+        s = draw.spoiled(draw(keys, TILE, size=20), -np.inf)
+        top, total = draw(1, TILE, size=20), 9 * draw.positive(1, TILE)
+        s[:, draw.rng.random(TILE) < 0.2] = -np.inf   # lanes that see nothing now,
+        top[draw.rng.random((1, TILE)) < 0.3] = -np.inf
+        total[np.isneginf(top)] = 0                   # or have seen nothing so far, or both
+        for value in (np.nan, np.inf):
+            s[draw.rng.integers(keys), draw.rng.integers(TILE)] = value
+        yield Call((s, keys, top, total, draw(1, TILE)), SUM)
+
+
+def accumulate(draw):
+    for keys, width in itertools.product(COUNTS, WIDTHS):
+        p = draw.rows(keys, TILE)
+        for v in (draw.rows(keys, width), draw(width, TILE).T[:keys]):
+            out = draw.rows(width, TILE)
+            yield Call((p, p.strides[0], keys, v, *v.strides, width, draw(1, TILE), out, out.strides[0]),
+                       SUM, True)
+
+
+def unpack(draw):
+    for count, width in itertools.product(COUNTS, WIDTHS):
+        out, total = draw.rows(count, width), draw(1, TILE)
+        total[0, draw.rng.random(TILE) < 0.2] = 0
+        total[0, draw.rng.integers(TILE)] = np.nan
+        yield Call((draw(width, TILE), count, width, total, out, out.strides[0]))
+
+
+def fill(draw):
+    for rows, value in itertools.product(ROWS, (0, 1, -np.inf)):
+        yield Call((draw(rows, TILE), rows, draw.dtype(value)))
+
+
+def hide_band(draw):
+    limits = (-1 << 60, -70, -64, -63, -17, -1, 0, 1, 16, 63, 64, 70, 1 << 60)
+    for keys, low, high in itertools.product(COUNTS, limits, limits):
+        yield Call((draw(keys, TILE), keys, low, high))
+
+
+def hide_bits(draw):
+    for keys in COUNTS:
+        words = draw.rng.integers(-1 << 63, 1 << 63, keys, np.int64)
+        words[::5], words[1::5] = 0, -1
+        yield Call((draw.spoiled(draw(keys, TILE), np.nan), keys, words))
+
+
+def pad_rows(draw):
+    for count, width in itertools.product(COUNTS, COUNTS):
+        x, blocks = draw.rows(count, width), draw.rng.integers(1, 3)
+        out = draw(count, blocks * TILE)[:, :TILE]
+        yield Call((x, x.strides[0], count, width, out, out.strides[0]))
+
+
+def elu(draw):
+    for rows in ROWS:
+        t = draw.spoiled(draw(rows, TILE, size=5), 0, -0.0, -np.inf, np.inf, np.nan, -1e4)
+        yield Call((t, rows), EXP2)
+
+
+def relu(draw):
+    for rows in ROWS:
+        yield Call((draw.spoiled(draw(rows, TILE), 0, -0.0, -np.inf, np.inf, np.nan), rows))
+
+
+def half_squares(draw):
+    for rows in ROWS:
+        yield Call((draw(rows, TILE), rows, draw(1, TILE)), SUM)
+
+
+def combine(draw):
+    for rows in ROWS:
+        t, lanes = draw(rows, TILE), draw.spoiled(draw(1, TILE), -np.inf)
+        for out in (draw(rows, TILE), t):
+            yield Call((t, rows, draw.dtype(1.7), lanes, draw.dtype(-0.6), out), SUM, True)
+
+
+def multiply(draw):
+    for rows in ROWS:
+        yield Call((draw(rows, TILE), rows, draw(1, TILE), 0))
+        factors = draw.rows(rows, TILE)
+        yield Call((draw(rows, TILE), rows, factors, factors.strides[0]))
+
+
+def weigh(draw):
+    for rows in ROWS:
+        offsets = draw.spoiled(draw(rows), -np.inf)
+        yield Call((draw.exponents(rows), rows, offsets, draw(1, TILE), draw(rows, TILE)), EXP2)
+
+
+def largest_in_lanes(draw):
+    for rows in ROWS:
+        offsets = draw.spoiled(draw(rows), -np.inf)
+        yield Call((draw.exponents(rows), rows, offsets, draw(1, TILE)))
+
+
+def raise_tops(draw):
+    for rows, blocks in itertools.product(ROWS, range(3)):
+        top, state = draw.spoiled(draw(rows, size=20), -np.inf), draw(blocks * rows, TILE)
+        yield Call((draw.exponents(rows), rows, top, draw.positive(rows), state, blocks, draw(rows)),
+                   EXP2 + 1)
+
+
+def sum_lanes(draw):
+    for rows in ROWS:
+        yield Call((draw.positive(rows, TILE), rows, draw.positive(rows)), SUM)
+
+
+def triangle(draw):
+    for keys in (0, *COUNTS):
+        s = draw.positive(keys, TILE)
+        s[np.arange(keys)[:, None] > np.arange(TILE)] = np.nan  # keys after the lane's own do not count
+        yield Call((s, keys, draw.positive(1, TILE)))
+
+
+def decay(draw):
+    for count in (0, *COUNTS):
+        keys, lanes = draw.spoiled(draw(TILE, size=9), -np.inf), draw(1, TILE, size=9)
+        # what the driver hands over: the largest sum of a lane and a key up to it, 0 for none
+        reference = lanes + np.maximum.accumulate(keys)
+        reference[np.isneginf(reference)] = 0
+        keys[count // 2:] += 300  # lanes before a key that is far too large keep what they have
+        reference[0, count // 2:] += 300
+        yield Call((draw(count, TILE), count, keys, lanes, reference), EXP2 + 1)
+
+
+TWINS = {
+    "tile": dict(pack=pack, scores=scores, softmax=softmax_step, accumulate=accumulate, unpack=unpack,
+                 fill=fill, hide_band=hide_band, hide_bits=hide_bits),
+    "features": dict(pad_rows=pad_rows, elu=elu, relu=relu, half_squares=half_squares, combine=combine,
+                     multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
+                     raise_tops=raise_tops, sum_lanes=sum_lanes, triangle=triangle, decay=decay),
+}
+FORMS = {"tile": (tile_plain, tile_simd), "features": (features_plain, features_simd)}
+
+
+def compiled(kernel: Callable) -> Callable:
+    """An intrinsic as a function that Python can call. Vectors are as long as they are to be at that call."""
+    return njit(error_model="numpy")(lambda *arguments: kernel(*arguments))
+
+
+def result_of(kernel: Callable, arguments: tuple, zero, side: str) -> list[Array]:
+    """All array arguments after the call, which has them between forbidden pages."""
+    arrays = {id(x): moved(x, side) for x in arguments if isinstance(x, Array)}
+    kernel(*(address(arrays[id(x)]) if isinstance(x, Array) else
+             x if isinstance(x, np.floating) else int(x) for x in arguments), zero)
+    return list(arrays.values())
+
+
+def difference(a: Array, b: Array, ulps: float, sums: bool) -> str:
+    """Where two forms' results differ by more than they may; empty if nowhere."""
+    same = (a == b) | (np.isnan(a) & np.isnan(b)) if a.dtype.kind == "f" else a == b
+    if same.all():
+        return ""
+    with np.errstate(invalid="ignore"):
+        size = np.maximum(np.abs(a), np.abs(b))
+        if sums:
+            size = np.max(size, where=np.isfinite(size), initial=0)
+        error = np.abs(a - b) / np.finfo(a.dtype).eps / size
+    wrong = ~same & ~(error <= ulps)
+    if not wrong.any():
+        return ""
+    place = tuple(np.argwhere(wrong)[0].tolist())
+    return f"{a[place]!r} and {b[place]!r} at {place}, {wrong.sum()} of {a.size} differ, allowed {ulps} ulp"
+
+
+def check_twins(dtype: type) -> None:
+    """Every vector kernel beside its plain loop, in vectors of every length."""
+    zero = dtype(0)
+    for group, (plain_module, vector_module) in FORMS.items():
+        for name, calls in TWINS[group].items():
+            plain, drawn = getattr(plain_module, name), list(calls(Draw(dtype)))
+            expected = {}
+            for size in VECTOR_BYTES:
+                os.environ["XFACCEL_VECTOR_BYTES"] = str(size)
+                vector = compiled(getattr(vector_module, name))
+                with case(f"{name} {size}"):
+                    for (number, call), side in itertools.product(enumerate(drawn), SIDES):
+                        if (number, side) not in expected:
+                            expected[number, side] = result_of(plain, call.arguments, zero, side)
+                        found = result_of(vector, call.arguments, zero, side)
+                        for place, (a, b) in enumerate(zip(expected[number, side], found, strict=True)):
+                            wrong = difference(a, b, call.ulps, call.sums)
+                            whole = [x for x in call.arguments if not isinstance(x, Array)]
+                            assert not wrong, f"array {place} with {whole} at the {side}: {wrong}"
+                if name == "weigh":
+                    with case(f"exp2 {size}"):
+                        check_exp2(vector, dtype)
+
+
+def check_exp2(weigh: Callable, dtype: type, points: int = 1 << 16) -> None:
+    """2**x through `weigh` with offsets of zero: within 2 units in the last place of the truth, and more."""
+    zero = dtype(0)
+
+    def exp2(x):
+        t = np.zeros((-(-x.size // TILE), TILE), dtype)
+        t.ravel()[:x.size] = x
+        rows, lanes, out = np.zeros(len(t), dtype), np.zeros(TILE, dtype), np.empty_like(t)
+        weigh(address(t), len(t), address(rows), address(lanes), address(out), zero)
+        return out.ravel()[:x.size]
+
+    x = np.concatenate([np.linspace(-126, 126, points), np.arange(-252, 253) / 2,
+                        np.random.default_rng(2).uniform(-1, 1, points // 4)]).astype(dtype)
+    truth = np.exp2(x.astype(np.longdouble))
+    error = np.max(np.abs(exp2(x) - truth) / truth) / np.finfo(dtype).eps
+    assert error <= 2, f"off by {error:.2f} ulp"
+
+    below, least = np.nextafter(dtype(-126), dtype(-np.inf)), dtype(2.0**-126)
+    assert np.array_equal(exp2(np.array([0, -0.0, -126], dtype)), np.array([1, 1, least], dtype))
+    assert not exp2(np.array([below, -127, -149, -1e4, -1e30, -np.inf], dtype)).any()
+    # a NaN may carry any bits: none of them may become part of a power of two
+    integer, fraction = (np.uint32, 23) if dtype is np.float32 else (np.uint64, 52)
+    payload = np.random.default_rng(3).integers(1, 1 << fraction, 256, dtype=integer)
+    bits = payload | integer(np.array(np.inf, dtype).view(integer))
+    bits[::2] |= integer(1 << (8 * integer().itemsize - 1))
+    assert np.isnan(bits.view(dtype)).all() and np.isnan(exp2(bits.view(dtype))).all()
+
+
+# the engines
+
+
+@contextlib.contextmanager
+def guarded(side: str) -> Iterator[None]:
+    """In this block all that an engine reads and writes lies beside forbidden pages: operands, their tables of
+    addresses, tile lists, scratch, the job record."""
+    before = []
+    for module in (softmax, scan, product):
+        for name, value in (("run", _guarded_run(module.run, side)),
+                            ("scratch", lambda size: region(size, side)),
+                            ("_call", _guarded_call(module._call, side))):
+            before.append((module, name, getattr(module, name)))
+            setattr(module, name, value)
+    try:
+        with threads.limited(1):  # each thread would get a job record of its own
+            yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def _guarded_call(call: Callable, side: str) -> Callable:
+    return lambda job, *rest: call(moved(job, side), *rest)
+
+
+def _guarded_run(run: Callable, side: str) -> Callable:
+    def guarded_run(*args, **kwargs):
+        places = {}  # an array that is two operands stays one
+
+        def move(x):
+            if isinstance(x, Rows):
+                old = address(x.memory)
+                memory = places.setdefault((old, x.memory.nbytes), moved(x.memory, side))
+                addresses = moved(x.addresses + (address(memory) - old), side)
+                return x._replace(memory=memory, addresses=addresses, table=address(addresses))
+            if isinstance(x, TileList):
+                parts = [moved(part, side) for part in x[:5]]
+                return x._replace(**dict(zip(x._fields, parts, strict=False)),
+                                  places=tuple(map(address, parts)))
+            return moved(x, side) if isinstance(x, Array) else x
+
+        own = inspect.signature(run).bind(*args, **kwargs).arguments
+        there = {name: move(x) for name, x in own.items()}
+        run(**there)
+        for name in ("out", "lse", "end"):
+            if own.get(name) is not None:
+                low, high = np.lib.array_utils.byte_bounds(own[name].memory)
+                ctypes.memmove(low, np.lib.array_utils.byte_bounds(there[name].memory)[0], high - low)
+
+    return guarded_run
+
+
+def padded(x: Array) -> Array:
+    return np.concatenate([x, x[..., :1]], axis=-1)[..., :-1]
+
+
+def reversed_rows(x: Array) -> Array:
+    return x[..., ::-1, :].copy()[..., ::-1, :]
+
+
+TAILS = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129)
+LAYOUTS = (np.ascontiguousarray, padded, reversed_rows)
+
+
+def shapes() -> Iterator[tuple[int, int, int, int]]:
+    """(n, m, d, e): any two of them take every pair of TAILS, as the number of tails is a prime."""
+    size = len(TAILS)
+    for a, b in itertools.product(range(size), range(size)):
+        yield tuple(TAILS[place % size] for place in (a, b, a + b, a + 2 * b))
+
+
+def masked(rng, n, m, d):
+    return dict(mask=rng.random((n, m)) < 0.7, bias=rng.standard_normal((2, n, m)),
+                key_mask=rng.random((2, m)) < 0.7)
+
+
+def listed(rng, n, m, d):
+    return dict(mask=xfaccel.patterns.scattered(n, rng.integers(-1, m, (n, 3)), m))
+
+
+def projected(rng, n, m, d):
+    return dict(key_projection=rng.standard_normal((n, m)), value_projection=rng.standard_normal((2, n, m)),
+                key_mask=rng.random(m) < 0.7)
+
+
+def features(kind, causal):
+    return lambda rng, n, m, d: dict(projection=rng.standard_normal((1 + (n + m) % 35, d)), features=kind,
+                                     key_mask=rng.random((2, m)) < 0.7, causal=causal)
+
+
+ENGINES = {  # name: (function, its own parameters, also in float64)
+    "full": ("attention_lse", lambda rng, n, m, d: {}, False),
+    "causal": ("attention_lse", lambda rng, n, m, d: dict(causal=True), False),
+    "masked": ("attention_lse", masked, True),
+    "masked, causal": ("attention_lse", lambda *x: masked(*x) | dict(causal=True), True),
+    "listed": ("attention_lse", listed, False),
+    "window, dilated": ("sliding_window", lambda rng, n, m, d: dict(left=4, right=1, dilation=3), False),
+    "projected": ("linformer", projected, False),
+    "linear": ("linear_transformer", lambda rng, n, m, d: dict(key_mask=rng.random((2, m)) < 0.7), True),
+    "linear, causal": ("linear_transformer", lambda rng, n, m, d: dict(
+        key_mask=rng.random((2, m)) < 0.7, causal=True), True),
+    "linear, step": ("linear_transformer_step", lambda rng, n, m, d: {}, False),
+    "positive": ("performer", features("positive", False), False),
+    "positive, causal": ("performer", features("positive", True), False),
+    "hyperbolic, causal": ("performer", features("hyperbolic", True), False),
+    "trigonometric": ("performer", features("trigonometric", False), False),
+    "trigonometric, causal": ("performer", features("trigonometric", True), False),
+    "relu, causal": ("performer", features("relu", True), False),
+}
+
+
+def check_engines(dtype: type) -> None:
+    """Every engine at every tail: the bits are those of an ordinary call."""
+    for name, (function, options, both) in ENGINES.items():
+        if dtype is np.float64 and not both:
+            continue
+        for number, (n, m, d, e) in enumerate(shapes()):
+            rng, layout = np.random.default_rng(number), LAYOUTS[number % len(LAYOUTS)]
+            with case(f"{name}, n = {n}, m = {m}, d = {d}, e = {e}, {layout.__name__}"):
+                if function.endswith("_step"):
+                    n = m
+                q, k, v = (layout((0.3 * rng.standard_normal(shape)).astype(dtype))
+                           for shape in ((2, n, d), (2, m, d), (2, m, e)))
+                kwargs = options(rng, n, m, d)
+                if function.endswith("_step"):
+                    state, _ = getattr(xfaccel, function)(None, q, k, v, **kwargs)
+                    call = lambda: flat(getattr(xfaccel, function)(state, q, k, v, **kwargs))
+                else:
+                    call = lambda: flat(getattr(xfaccel, function)(q, k, v, **kwargs))
+                expected = call()
+                for side in SIDES:
+                    with guarded(side):
+                        found = call()
+                    for a, b in zip(expected, found, strict=True):
+                        assert a.tobytes() == b.tobytes(), f"other bits at the {side}"
+
+
+def flat(x) -> list[Array]:
+    return [x] if isinstance(x, Array) else [part for each in x for part in flat(each)]
+
+
+# the process
+
+
+@contextlib.contextmanager
+def case(name: str) -> Iterator[None]:
+    """One case: its name is said before it begins, a mistake in it when it ends."""
+    print(f"BEGUN {name}", flush=True)
+    try:
+        yield
+    except Exception as error:
+        message = " ".join(str(error).split())
+        print(f"FAILED {name}: {type(error).__name__}: {message}", flush=True)
+
+
+def check_cases(names: list[str]) -> None:
+    """Cases of the table of conformance, by name and type, with whatever kernels this process has."""
+    from cases import CASES, generator
+    from compare import assert_matches, expected
+    table = {each.name: each for each in CASES}
+    print(f"KERNELS {kernels.describe()}")
+    for line in names:
+        name, _, dtype = line.rpartition(", ")
+        with case(line):
+            args, kwargs = table[name].draw(generator(table[name]), np.dtype(dtype).type)
+            assert_matches(table[name].call(xfaccel, args, kwargs), *expected(table[name].call, args, kwargs))
+
+
+def overrun(side: str, too_far: str) -> None:
+    """Read a whole array between forbidden pages and, with `too_far`, one number beyond `side`."""
+    @njit
+    def total(place, first, stop, zero):
+        found = zero
+        for i in range(first, stop):
+            found += load_real(place + 8 * i, zero)
+        return found
+
+    x = moved(np.ones(37), side)
+    with case("inside"):
+        assert total(address(x), 0, 37, 0.0) == 37
+    if too_far:
+        with case("outside"):
+            total(address(x), *((-1, 37) if side == "start" else (0, 38)), 0.0)
+
+
+if __name__ == "__main__":
+    check, *rest = sys.argv[1:]
+    if check in ("kernels", "engines"):
+        (check_twins if check == "kernels" else check_engines)(np.dtype(rest[0]).type)
+    elif check == "cases":
+        check_cases(rest)
+    else:
+        overrun(*rest)
+    print("ENDED")
