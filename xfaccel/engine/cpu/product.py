@@ -18,7 +18,6 @@ from xfaccel.engine.cpu.tile_plain import OPTIONS
 from xfaccel.engine.tiles import TILE
 
 Array = np.ndarray
-_SMALL = 1 << 19  # multiplications below which waking a helper costs more than it brings
 
 # byte offsets in the job record: A (rows, LENGTH) times X (LENGTH, WIDTH) into OUT (rows, WIDTH)
 (NEXT, DONE, TOTAL, WORKERS, ACROSS, DOWN, NUMBER, LENGTH, WIDTH, A, A_ROW, X, X_ROW, OUT, OUT_ROW,
@@ -75,7 +74,7 @@ def run(a: Rows, x: Rows, out: Rows, *, number: int, length: int, width: int, ke
     total = entries * across * down
     if total == 0:
         return
-    workers = 1 if entries * number * length * width < _SMALL else min(threads.available(), total)
+    workers = threads.worth(entries * number * length * width, total)
     size = (1 + 3 * TILE) * TILE * dtype.itemsize
     room = scratch(workers * size)
     job = np.array([0, 0, total, 0, across, down, number, length, width, a.table, a.stride, x.table, x.stride,

@@ -26,7 +26,6 @@ from xfaccel.engine.cpu.tile_plain import LOG2_E, OPTIONS
 from xfaccel.engine.tiles import TILE
 
 Array = np.ndarray
-_SMALL = 1 << 19  # multiplications below which waking a helper costs more than it brings
 
 
 # feature kinds with exponents; elu + 1 has none
@@ -256,8 +255,7 @@ def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtyp
     rows_of_tiles = 10 + 2 * d + 6 * features + TILE * (1 + blocks) + 2 * e
     size = -(-(rows_of_tiles * row + 2 * features * dtype.itemsize + state) // 64) * 64
     # a chunk costs the same however few tokens it holds
-    work = math.prod(lead) * max(tokens, TILE) * features * (d + e)
-    workers = 1 if work < _SMALL else min(threads.available(), total)
+    workers = threads.worth(math.prod(lead) * max(tokens, TILE) * features * (d + e), total)
     room = scratch(workers * size)
     places = [(x.table, x.stride) if x else (0, 0) for x in (q, k, v, out, projection)]
     job = np.array([

@@ -20,7 +20,6 @@ from xfaccel.engine.cpu.tile_plain import OPTIONS
 from xfaccel.engine.tiles import TILE, TileList
 
 Array = np.ndarray
-_SMALL = 1 << 19  # multiplications below which waking a helper costs more than it brings
 
 
 # byte offsets in the job record. X is the address of a table with an address per leading entry; X_ROW and
@@ -147,8 +146,7 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile
     if total == 0:
         return
     dtype = out.memory.dtype
-    work = entries * tile_list.scores * (d + e)
-    workers = 1 if work < _SMALL else min(threads.available(), total)
+    workers = threads.worth(entries * tile_list.scores * (d + e), total)
     size = -(-(TILE * (TILE + 2 * d + 2 * e + 3)) * dtype.itemsize // 64) * 64
     room = scratch(workers * size)
     job = np.array([

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from numba.core import config
 
+_SMALL = 1 << 23  # multiplications that take one core about 0.1 ms, twice what it takes to wake another
 _LIMIT = contextvars.ContextVar("xfaccel thread limit", default=None)
 _LOCK = threading.Lock()
 _TASKS: queue.SimpleQueue = queue.SimpleQueue()
@@ -31,6 +32,11 @@ def available() -> int:
 def reason() -> str:
     """What bounds `available()`, in a few words."""
     return min(_bounds())[1]
+
+
+def worth(multiplications: int, items: int) -> int:
+    """Threads for a job of this size: one where waking a helper costs more than it brings."""
+    return 1 if multiplications < _SMALL else min(available(), items)
 
 
 @contextlib.contextmanager
