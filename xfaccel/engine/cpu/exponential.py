@@ -26,6 +26,7 @@ _ROUND, _LOW = np.float32(ROUND_SINGLE), np.float32(LOWEST)
 
 
 def _single(x, zero):
+    x = np.float32(x)  # a product with a Python float arrives as float64, and would not be rounded
     whole = (x + _ROUND) - _ROUND
     r = x - whole
     series = _F3 + r * (_F4 + r * (_F5 + r * (_F6 + r * _F7)))

@@ -6,13 +6,14 @@ element type, is how a function learns whether it works on float32 or float64.
 """
 
 import ctypes
+import platform
 import threading
 from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import config
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
@@ -113,6 +114,35 @@ def fetch_add(address, amount):
         before = cell.value
         cell.value = before + int(amount)
     return before
+
+
+@intrinsic
+def _peek(typing, address):
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(builder, arguments[0], ir.IntType(64))
+        return builder.load_atomic(pointer, "acquire", 8)
+    return types.int64(types.int64), generate
+
+
+@twin(_peek)
+def peek(address):
+    """The int64 at `address`, as other threads have left it by now."""
+    return ctypes.c_int64.from_address(int(address)).value
+
+
+@intrinsic
+def _pause(typing):
+    def generate(context, builder, signature, arguments):
+        if platform.machine() in ("x86_64", "AMD64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+    return types.void(), generate
+
+
+@twin(_pause)
+def pause():
+    """Tell the core that this thread is only waiting."""
 
 
 @intrinsic

@@ -83,7 +83,7 @@ def run(a: Rows, x: Rows, out: Rows, *, number: int, length: int, width: int, ke
     # what the kernel reads and writes lives as long as the work does
     work = functools.partial(_call, job, None if key_mask is None else 1, dtype.type(0),
                              (a, x, out, key_mask, room))
-    threads.run(work, workers - 1, functools.partial(job.__setitem__, NEXT // 8, total))
+    threads.run(work, workers - 1, job)
 
 
 def _call(job: Array, key_mask: int | None, zero, keep: tuple) -> bool:

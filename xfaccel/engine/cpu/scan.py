@@ -270,7 +270,7 @@ def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtyp
     work = functools.partial(_call, job, kind, 1 if kind in (TRIGONOMETRIC, RELU) else None,
                              None if key_mask is None else 1, dtype.type(root), dtype.type(0),
                              (q, k, v, out, ranges, projection, key_mask, begin, end, room))
-    threads.run(work, workers - 1, functools.partial(job.__setitem__, NEXT // 8, total))
+    threads.run(work, workers - 1, job)
 
 
 def _call(job: Array, kind: int | None, factors: int | None, key_mask: int | None, root, zero,

@@ -162,7 +162,7 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile
                              None if key_mask is None else 1,
                              None if mask is None and bias is None else 1, dtype.type(0),
                              (q, k, v, out, lse, key_mask, mask, bias, tile_list, plane_of, room))
-    threads.run(work, workers - 1, functools.partial(job.__setitem__, NEXT // 8, total))
+    threads.run(work, workers - 1, job)
 
 
 def _call(job: Array, scale, key_mask: int | None, dense: int | None, zero, keep: tuple) -> bool:

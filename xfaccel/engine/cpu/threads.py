@@ -15,13 +15,35 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+from numba import njit
 from numba.core import config
 
+from xfaccel.arrays import address
+from xfaccel.engine.cpu import cache
+from xfaccel.engine.cpu.memory import pause, peek
+
+# byte offsets with which every job record begins: the next tile, tiles that are done, tiles in all
+NEXT, DONE, TOTAL = 0, 8, 16
+
+_PATIENCE = 10_000  # looks at a counter before a thread goes to sleep: about half a millisecond
+_POSTED = np.zeros(1, np.int64)  # tasks that were ever put into the queue
 _SMALL = 1 << 23  # multiplications that take one core about 0.1 ms, twice what it takes to wake another
 _LIMIT = contextvars.ContextVar("xfaccel thread limit", default=None)
 _LOCK = threading.Lock()
 _TASKS: queue.SimpleQueue = queue.SimpleQueue()
 _STARTED: list[threading.Thread] = []
+
+
+with cache.enabled():
+    @njit(nogil=True, cache=True)
+    def reaches(place, value, looks):
+        """Look at the counter at `place` until it is at least `value`: True, or False after so many looks."""
+        for _ in range(looks):
+            if peek(place) >= value:
+                return True
+            pause()
+        return False
 
 
 def available() -> int:
@@ -51,11 +73,11 @@ def limited(count: int) -> Iterator[None]:
         _LIMIT.reset(token)
 
 
-def run(work: Callable[[], bool], helpers: int, cancel: Callable[[], None]) -> None:
-    """Call `work` here and in up to `helpers` other threads; return when the job it belongs to is done.
+def run(work: Callable[[], bool], helpers: int, job: np.ndarray) -> None:
+    """Call `work` here and in up to `helpers` other threads; return when the job is done.
 
-    `work` takes tiles until there are none and returns True in the one thread that finished the last of them.
-    `cancel` empties the counter: it is called when the wait is interrupted.
+    `job` is the record that `work` takes its tiles from. `work` returns True in the one thread that finished
+    the last tile. An interrupted wait empties the counter: what was begun is finished, the rest is not.
     """
     if helpers < 1:
         work()
@@ -65,11 +87,13 @@ def run(work: Callable[[], bool], helpers: int, cancel: Callable[[], None]) -> N
     _start(helpers)
     for _ in range(helpers):
         _TASKS.put((work, done))
+    _POSTED[0] += helpers
     try:
-        if not work():
+        # the helper that has the last tile is usually almost through: look before sleeping
+        if not work() and not reaches(address(job) + DONE, job[TOTAL // 8], _PATIENCE):
             done.acquire()
     except BaseException:
-        cancel()
+        job[NEXT // 8] = job[TOTAL // 8]
         raise
 
 
@@ -121,9 +145,12 @@ def _start(helpers: int) -> None:
 def _help(tasks: queue.SimpleQueue) -> None:
     while True:
         work, done = tasks.get()
+        posted = _POSTED[0]
         if work():
             done.release()
         del work, done  # the job's memory may go while this thread waits for the next one
+        # calls often follow each other: a thread that is still awake is there at once, one that sleeps is not
+        reaches(address(_POSTED), posted + 1, _PATIENCE)
 
 
 def _forget() -> None:

@@ -72,13 +72,12 @@ def softmax(s, keys, top, total, shrink, zero):
         # a lane that has seen nothing keeps -inf; exp2(-inf - 0) is then 0, where exp2(-inf + inf) is NaN
         reference = tops[0, lane] if tops[0, lane] > -np.inf else zero
         shrinks[0, lane] = exp2(shrinks[0, lane] - reference, zero)
-        totals[0, lane] *= shrinks[0, lane]
-    for j in range(keys):
-        for lane in range(TILE):
-            reference = tops[0, lane] if tops[0, lane] > -np.inf else zero
-            weight = exp2(tile[j, lane] - reference, zero)
-            tile[j, lane] = weight
-            totals[0, lane] += weight
+        # the tile is summed apart and then added: one long sum would lose digits as the length grows
+        summed = zero
+        for j in range(keys):
+            tile[j, lane] = exp2(tile[j, lane] - reference, zero)
+            summed += tile[j, lane]
+        totals[0, lane] = totals[0, lane] * shrinks[0, lane] + summed
 
 
 @njit(**OPTIONS)

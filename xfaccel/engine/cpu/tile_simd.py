@@ -143,8 +143,6 @@ def softmax(typing, s, keys, top, total, shrink, zero):
             reference = [build.select(some, best, e.splat(0.0))
                          for some, best in zip(seen, tops, strict=True)]
             factors = [e.exp2(build.fsub(old, new)) for old, new in zip(before, reference, strict=True)]
-            totals = [build.fmul(e.load(place), factor)
-                      for place, factor in zip(places(total), factors, strict=True)]
 
             def weigh(j, *totals):
                 sums = []
@@ -154,7 +152,10 @@ def softmax(typing, s, keys, top, total, shrink, zero):
                     sums.append(build.fadd(so_far, weight))
                 return sums
 
-            totals = e.loop(0, keys, weigh, totals)
+            # the tile is summed apart and then added: one long sum would lose digits as the length grows
+            sums = e.loop(0, keys, weigh, [e.splat(0.0)] * e.across)
+            totals = [e.multiply_add(e.load(place), factor, summed)
+                      for place, factor, summed in zip(places(total), factors, sums, strict=True)]
             for base, vectors in ((top, tops), (shrink, factors), (total, totals)):
                 for place, vector in zip(places(base), vectors, strict=True):
                     e.store(vector, place)

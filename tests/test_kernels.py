@@ -1,0 +1,420 @@
+"""The CPU kernels: vector forms beside plain loops, forbidden pages beside every array, helper threads.
+
+What may end a process or needs settings of its own runs in processes that `guard.py` describes, two at a
+time; the tests read their reports.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import guard
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from numba.core import config
+
+import xfaccel
+from xfaccel.engine.cpu import cache, features_plain, product, scan, softmax, threads
+from xfaccel.engine.cpu.vector import vector_bytes
+
+ROOT = Path(__file__).parents[1]
+DTYPES = ("float32", "float64")
+# a CPU with the registers of AVX2 and no others; its name alone would leave the features of this one
+HASWELL = dict(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=",".join(
+    "+64bit +cx16 +sse +sse2 +sse3 +ssse3 +sse4.1 +sse4.2 +popcnt +movbe +bmi +bmi2 +lzcnt +f16c +avx +avx2 "
+    "+fma -avx512f".split()))
+# what a process must not take over from this one
+SETTINGS = ("XFACCEL_KERNELS", "XFACCEL_VECTOR_BYTES", "NUMBA_BOUNDSCHECK", "NUMBA_CPU_NAME",
+            "NUMBA_CPU_FEATURES")
+OWN_BYTES = vector_bytes()
+RESTRICTED = OWN_BYTES == 64 and bool(llvm.get_host_cpu_features().get("avx2"))
+
+CASES = [  # every engine in each of its forms, and what only one of its micro-kernels does
+    "attention: several tiles, float32",
+    "attention_lse: all together, float32",
+    "attention_lse: pattern scattered, several tiles, float32",
+    "sliding_window: across tiles, dilated, float32",
+    "linear_transformer: causal, several tiles, float32",
+    "performer: causal, several tiles, float32",
+    "performer, trigonometric: causal, several tiles, float32",
+    "performer, relu: causal, more keys, float32",
+    "attention: several tiles, float64",
+    "performer: causal, several tiles, float64",
+]
+SMALL = [  # masks everywhere: fewer forms have to be compiled
+    "attention_lse: all together, float32",
+    "linear_transformer: key mask and causal, garbage under it, float32",
+    "performer, hyperbolic: key mask and causal, garbage under it, float32",
+    "performer, trigonometric: key mask and causal, garbage under it, float32",
+    "performer, relu: key mask, several tiles, float32",
+    "linformer: key mask, several tiles, float32",
+]
+PROCESSES = {  # name: (arguments of guard.py, settings)
+    **{f"engines {dtype}": (("engines", dtype), {}) for dtype in DTYPES},
+    **{f"kernels {dtype}": (("kernels", dtype), {}) for dtype in DTYPES},
+    # without optimisation, which takes most of the time and is not what is tested
+    "bounds": (("cases", *SMALL), dict(NUMBA_BOUNDSCHECK="1", NUMBA_OPT="0", XFACCEL_KERNELS="plain")),
+    **{f"{size} bytes": (("cases", *CASES), dict(XFACCEL_VECTOR_BYTES=str(size))
+                         | (HASWELL if size == 32 and RESTRICTED else {}))
+       for size in guard.VECTOR_BYTES if size != OWN_BYTES},
+    **{f"overrun at the {side}, {too_far or 'none'}": (("overrun", side, too_far), {})
+       for side in guard.SIDES for too_far in ("", "too far")},
+}
+
+jitted = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="needs compiled kernels")
+
+
+class Report(NamedTuple):
+    status: int             # negative: the signal that ended the process
+    begun: list[str]        # the cases it came to
+    failed: dict[str, str]  # case: message
+    text: str               # all that it wrote
+
+    def check(self, *names):
+        """Fail unless the process came to its end and no case, or none of those named, failed."""
+        wrong = {name: message for name, message in self.failed.items() if not names or name in names}
+        assert not wrong, "\n".join(f"{name}: {message}" for name, message in wrong.items())
+        last = self.begun[-1] if self.begun else "no case"
+        if self.status:  # a process that died says nothing against the cases before
+            assert names and set(names) <= set(self.begun[:-1]), (
+                f"status {self.status} in: {last}\n{self.text[-2000:]}")
+        assert set(names) <= set(self.begun), f"{names} never began; the last was {last}"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """name -> Report. All processes that this session's tests read are started at once, two run at a time."""
+    folder = tmp_path_factory.mktemp("cache")
+    folder.chmod(0o700)
+    with ThreadPoolExecutor(2) as pool:
+        running = {}
+
+        def report(name):
+            if not running:
+                running.update((each, pool.submit(run, each, folder)) for each in PROCESSES)
+            return running[name].result()
+
+        yield report
+        for each in running.values():
+            each.cancel()
+
+
+def run(name, folder):
+    arguments, settings = PROCESSES[name]
+    # processes with settings of their own leave nothing in the cache of this run
+    own = folder if settings else cache.folder().parent
+    env = {name: x for name, x in os.environ.items() if name not in SETTINGS}
+    env |= {"PYTHONPATH": str(ROOT), "XFACCEL_CACHE_DIR": str(own), **settings}
+    done = subprocess.run([sys.executable, "-B", str(ROOT / "tests" / "guard.py"), *arguments], text=True,
+                          capture_output=True, env=env, cwd=ROOT, timeout=240)
+    lines = done.stdout.splitlines()
+    begun = [line.removeprefix("BEGUN ") for line in lines if line.startswith("BEGUN ")]
+    failed = dict(line.removeprefix("FAILED ").split("\t", 1) for line in lines if line.startswith("FAILED "))
+    ended = lines[-1:] == ["ENDED"]
+    status = done.returncode or (0 if ended else 1)
+    return Report(status, begun, failed, done.stdout + done.stderr)
+
+
+# vector kernels beside plain loops
+
+
+@jitted
+@pytest.mark.parametrize("size", guard.VECTOR_BYTES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", [name for group in guard.TWINS.values() for name in group] + ["exp2"])
+def test_vectors_do_what_the_plain_loop_says(kernel, dtype, size, reports):
+    """At every tail, beside forbidden pages."""
+    reports(f"kernels {dtype}").check(f"{kernel} {size}")
+
+
+@pytest.mark.parametrize("group", guard.TWINS)
+def test_every_kernel_has_its_twin_and_its_comparison(group):
+    plain, vector = guard.FORMS[group]
+    for name in vector.__all__:
+        own = getattr(vector, name) is not getattr(plain, name)
+        assert own == (name in guard.TWINS[group]), name
+    assert set(guard.TWINS[group]) <= set(vector.__all__)
+
+
+@jitted
+@pytest.mark.parametrize("size", guard.VECTOR_BYTES)
+@pytest.mark.parametrize("name", CASES)
+def test_engines_in_vectors_of_every_length(name, size, reports):
+    """Those of 32 bytes, where it can be had, as on a CPU without AVX-512."""
+    if size == OWN_BYTES:
+        guard.check_case(name)
+        return
+    report = reports(f"{size} bytes")
+    assert f"KERNELS vectors of {size} bytes" in report.text
+    report.check(name)
+
+
+@jitted
+@pytest.mark.skipif(not RESTRICTED, reason="needs AVX-512, to leave it out")
+def test_a_restricted_cpu_is_asked_for_its_own_registers(reports):
+    reports("32 bytes").check("registers of 32 bytes")
+
+
+def test_vector_bytes_are_checked(monkeypatch):
+    monkeypatch.setenv("XFACCEL_VECTOR_BYTES", "48")
+    with pytest.raises(ValueError, match="16, 32 or 64, got '48'"):
+        vector_bytes()
+
+
+# 2**x
+
+
+@pytest.mark.unjitted
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exp2_is_within_two_units_of_the_last_place(dtype):
+    """The plain form; the vectors' is among the comparisons above."""
+    guard.check_exp2(features_plain.weigh, np.dtype(dtype).type, 200 if config.DISABLE_JIT else 1 << 16)
+
+
+# forbidden pages and bounds
+
+
+@jitted
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_engine_reads_or_writes_beside_its_arrays(dtype, reports):
+    report = reports(f"engines {dtype}")
+    report.check()
+    assert len(report.begun) > 300
+
+
+@jitted
+@pytest.mark.parametrize("side", guard.SIDES)
+def test_one_element_too_far_ends_the_process(side, reports):
+    reports(f"overrun at the {side}, none").check("inside")
+    report = reports(f"overrun at the {side}, too far")
+    assert report.status < 0, "the overrun went unnoticed"
+    with pytest.raises(AssertionError, match="in: outside"):
+        report.check()
+
+
+@jitted
+@pytest.mark.parametrize("name", [*SMALL, "an index out of bounds is noticed"])
+def test_plain_loops_stay_within_bounds(name, reports):
+    report = reports("bounds")
+    assert "KERNELS plain loops" in report.text
+    report.check(name)
+
+
+# helper threads
+
+
+def large(rng, n=300):
+    """q, k, v of several tiles, enough work for a helper."""
+    return tuple(rng.standard_normal((2, n, 16)).astype(np.float32) for _ in range(3))
+
+
+CALLS = {  # a call of each engine that is worth a helper, and the module that runs it last
+    "softmax": (softmax, lambda q, k, v: xfaccel.attention(q, k, v)),
+    "scan": (scan, lambda q, k, v: xfaccel.linear_transformer(*(np.tile(x, (4, 1)) for x in (q, k, v)))),
+    "product": (product, lambda q, k, v: xfaccel.linformer(
+        q, k, v, key_projection=q[0, :, :1].T * k[0, :60, :1], value_projection=v[0, :60, :1] * q[0, :, 0])),
+}
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Every job of two tiles is worth one helper, whatever its size and this machine's cores."""
+    monkeypatch.setattr(threads, "worth", lambda multiplications, items: min(2, items))
+
+
+def five_tiles():
+    """A job record of which nobody takes a tile: next tile, tiles done, tiles in all."""
+    return np.array([0, 0, 5], np.int64)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The jobs of the calls to come, each done by its caller alone: (work, helpers)."""
+    jobs = []
+
+    def run_alone(work, helpers, job):
+        jobs.append((work, helpers))
+        assert work(), "whoever finishes the last tile says so"
+
+    monkeypatch.setattr(threads, "run", run_alone)
+    return jobs
+
+
+@jitted
+@pytest.mark.parametrize("engine", CALLS)
+def test_a_helper_that_comes_late_does_nothing(engine, rng, two_threads, kept):
+    _, call = CALLS[engine]
+    out = call(*large(rng))
+    right = out.tobytes()
+    shared = [work for work, helpers in kept if helpers]
+    assert shared, "no job was worth a helper"
+    out.fill(np.nan)
+    for work in shared:
+        assert work() is False
+    assert np.isnan(out).all()
+    assert call(*large(np.random.default_rng(20201106))).tobytes() == right
+
+
+@jitted
+@pytest.mark.parametrize("engine", CALLS)
+def test_a_cancelled_job_has_no_tiles_left(engine, rng, two_threads, monkeypatch):
+    """Ctrl-C in the caller: a helper that comes later finds nothing to do, and writes nothing."""
+    module, call = CALLS[engine]
+    original, jobs = module._call, []
+
+    def interrupted(*arguments):
+        jobs.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_call", interrupted)
+    monkeypatch.setattr(threads, "_start", lambda helpers: None)
+    monkeypatch.setattr(threads, "_TASKS", type(threads._TASKS)())  # no helper takes from this queue
+    with pytest.raises(KeyboardInterrupt):
+        call(*large(rng))
+    [arguments] = jobs
+    assert original(*arguments) is False
+
+
+@jitted
+def test_busy_helpers_keep_no_caller_waiting(rng, two_threads):
+    """Helpers that another job holds up, as a thread does that the system has not woken yet."""
+    helpers = (os.cpu_count() or 1) - 1
+    if not helpers:
+        pytest.skip("needs two cores")
+    here, release, arrived = threading.get_ident(), threading.Event(), threading.Semaphore(0)
+    q, k, v = large(rng)
+    right = xfaccel.attention(q, k, v).tobytes()
+    last = iter([False] * (helpers - 1) + [True])
+
+    def hold():
+        if threading.get_ident() in (here, caller.ident):
+            return False
+        arrived.release()
+        release.wait(60)
+        return next(last)
+
+    caller = threading.Thread(target=lambda: threads.run(hold, helpers, five_tiles()))
+    caller.start()
+    try:
+        for _ in range(helpers):
+            assert arrived.acquire(timeout=60)
+        for _ in range(20):
+            assert xfaccel.attention(q, k, v).tobytes() == right
+        assert not release.is_set() and caller.is_alive()
+    finally:
+        release.set()
+        caller.join(60)
+    assert not caller.is_alive()
+    # the helpers come now, to twenty jobs that are long done
+    assert xfaccel.attention(q, k, v).tobytes() == right
+
+
+@jitted
+def test_callers_share_one_helper(rng, two_threads):
+    q, k, v = large(rng)
+    right = xfaccel.attention(q, k, v).tobytes()
+    barrier = threading.Barrier(8)
+
+    def caller(_):
+        barrier.wait(60)
+        return all(xfaccel.attention(q, k, v).tobytes() == right for _ in range(20))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(caller, range(8)))
+
+
+@pytest.mark.unjitted
+def test_an_error_in_the_callers_work_cancels_the_job():
+    caller, job, helped = threading.get_ident(), five_tiles(), threading.Event()
+
+    def work():
+        if threading.get_ident() == caller:
+            raise KeyboardInterrupt
+        helped.set()
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(work, 1, job)
+    assert job.tolist() == [5, 0, 5], "tiles are left"
+    assert helped.wait(60), "the helper is there, and goes on"
+
+
+@pytest.mark.unjitted
+def test_a_caller_waits_for_the_helper_that_finishes_its_job():
+    caller, ended = threading.get_ident(), []
+
+    def work():
+        if threading.get_ident() == caller:
+            return False
+        time.sleep(0.02)
+        ended.append(threading.current_thread().name)
+        return True
+
+    for turn in range(5):
+        threads.run(work, 1, five_tiles())
+        assert len(ended) == turn + 1
+    assert all(name.startswith("xfaccel") for name in ended)
+
+
+@pytest.mark.unjitted
+def test_without_helpers_no_thread_is_asked():
+    asked = []
+    threads.run(lambda: asked.append(threading.current_thread()) is None, 0, five_tiles())
+    assert asked == [threading.current_thread()]
+
+
+@pytest.mark.unjitted
+def test_the_tightest_bound_counts_and_is_named(monkeypatch):
+    monkeypatch.setattr(config, "DISABLE_JIT", 0)
+    monkeypatch.setattr(threads, "_affinity", lambda: 8)
+    monkeypatch.setattr(threads, "_quota", lambda: None)
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    found = lambda: (threads.available(), threads.reason())
+    assert found() == (8, "cores this process may run on")
+    monkeypatch.setattr(threads, "_quota", lambda: 6)
+    assert found() == (6, "cgroup quota")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "4")
+    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 4)
+    assert found() == (4, "NUMBA_NUM_THREADS")
+    with threads.limited(3):
+        assert found() == (3, "limited by the caller")
+        with threads.limited(5):
+            assert found() == (4, "NUMBA_NUM_THREADS")
+    with pytest.raises(RuntimeError), threads.limited(2):
+        raise RuntimeError
+    assert found() == (4, "NUMBA_NUM_THREADS")
+    monkeypatch.setattr(config, "DISABLE_JIT", 1)
+    assert found() == (1, "NUMBA_DISABLE_JIT")
+
+
+@pytest.mark.unjitted
+def test_a_limit_is_that_of_its_thread_alone():
+    before, found = threads.available(), []
+    with threads.limited(1):
+        other = threading.Thread(target=lambda: found.append(threads.available()))
+        other.start()
+        other.join(60)
+    assert found == [before]
+
+
+@pytest.mark.unjitted
+@pytest.mark.parametrize("files, cores", [
+    ({"cpu.max": "max 100000\n"}, None),
+    ({"cpu.max": "250000 100000\n"}, 2),
+    ({"cpu.max": "50000 100000\n"}, 1),
+    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+    ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+    ({}, None),
+])
+def test_the_quota_of_either_cgroup_version_is_read(files, cores, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "Path", lambda path: tmp_path / Path(path).relative_to("/sys/fs/cgroup"))
+    assert threads._quota.__wrapped__() == cores
