@@ -17,11 +17,12 @@ Array = np.ndarray
 class Rows(NamedTuple):
     """An operand (lead..., rows, width) as kernels see it."""
 
-    memory: Array     # keeps the addresses valid
-    addresses: Array  # (entries) int64, one per leading entry
-    table: int        # the address of those addresses
-    stride: int       # bytes from one row to the next
-    column: int       # bytes from one element to the next
+    memory: Array   # keeps the addresses valid
+    offsets: Array  # (entries) int64: bytes from the first leading entry to each
+    base: int       # the address of the first leading entry
+    table: int      # the address of the offsets
+    stride: int     # bytes from one row to the next
+    column: int     # bytes from one element to the next
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -38,16 +39,11 @@ def scratch(size: int) -> Array:
 
 def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
     """`x` (..., rows, width) broadcast to `lead`; copied if misaligned, or not `dense` in its last axis."""
-    size = x.dtype.itemsize
-    if not x.flags.aligned or (dense and x.shape[-1] > 1 and x.strides[-1] != size):
+    if not x.flags.aligned or (dense and x.shape[-1] > 1 and x.strides[-1] != x.itemsize):
         x = np.ascontiguousarray(x) if x.flags.aligned else x.copy()
     strides = x.strides
-    axes = x.ndim - 2
-    # an axis that x lacks, or has with length 1, is the same for every entry: its stride is 0
-    steps = (0,) * (len(lead) - axes) + tuple(0 if length == 1 else step
-                                              for length, step in zip(x.shape[:axes], strides, strict=False))
-    addresses = _offsets(lead, steps) + address(x)
-    return Rows(x, addresses, address(addresses), strides[-2], strides[-1])
+    offsets, table = _offsets(lead, x.shape[:-2], strides[:-2])
+    return Rows(x, offsets, address(x), table, strides[-2], strides[-1])
 
 
 def address(x: Array) -> int:
@@ -55,14 +51,17 @@ def address(x: Array) -> int:
     return x.__array_interface__["data"][0]
 
 
-@functools.lru_cache(256)
-def _offsets(lead: tuple[int, ...], strides: tuple[int, ...]) -> Array:
-    """Bytes from an array's start to each of its leading entries."""
+@functools.lru_cache(1024)
+def _offsets(lead: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Array, int]:
+    """Bytes from an array's start to each entry of its leading axes, broadcast to `lead`; their address."""
+    # an axis that the array lacks, or has with length 1, is the same for every entry: its stride is 0
+    steps = [0] * (len(lead) - len(shape)) + [0 if length == 1 else step
+                                              for length, step in zip(shape, strides, strict=True)]
     offsets = np.zeros(1, np.int64)
-    for length, stride in zip(lead, strides, strict=True):
-        offsets = (offsets[:, None] + np.arange(length) * stride).ravel()
+    for length, step in zip(lead, steps, strict=True):
+        offsets = (offsets[:, None] + np.arange(length) * step).ravel()
     offsets.setflags(write=False)
-    return offsets
+    return offsets, address(offsets)
 
 
 def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, int]:

@@ -44,6 +44,25 @@ def load_int(address):
 
 
 @intrinsic
+def _start_of(typing, place, entry):
+    def generate(context, builder, signature, arguments):
+        def load(address):
+            return builder.load(_pointer(builder, address, integer))
+
+        integer = ir.IntType(64)
+        eight = ir.Constant(integer, 8)
+        offset = builder.add(load(builder.add(arguments[0], eight)), builder.mul(arguments[1], eight))
+        return builder.add(load(arguments[0]), load(offset))
+    return types.int64(types.int64, types.int64), generate
+
+
+@twin(_start_of)
+def start_of(place, entry):
+    """The address of a leading entry of an operand: `place` holds its base and the address of its offsets."""
+    return load_int(place) + load_int(load_int(place + 8) + 8 * entry)
+
+
+@intrinsic
 def _load_byte(typing, address):
     def generate(context, builder, signature, arguments):
         byte = builder.load(_pointer(builder, arguments[0]))

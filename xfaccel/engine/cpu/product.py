@@ -13,15 +13,15 @@ from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import cache, threads
 from xfaccel.engine.cpu.kernels import features as kernel
 from xfaccel.engine.cpu.kernels import tile as micro
-from xfaccel.engine.cpu.memory import fetch_add, load_int, size_of
+from xfaccel.engine.cpu.memory import fetch_add, load_int, size_of, start_of
 from xfaccel.engine.cpu.tile_plain import OPTIONS
 from xfaccel.engine.tiles import TILE
 
 Array = np.ndarray
 
-# byte offsets in the job record: A (rows, LENGTH) times X (LENGTH, WIDTH) into OUT (rows, WIDTH)
-(NEXT, DONE, TOTAL, WORKERS, ACROSS, DOWN, NUMBER, LENGTH, WIDTH, A, A_ROW, X, X_ROW, OUT, OUT_ROW,
- KEY_MASK, KEY_MASK_COLUMN, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 19, 8)
+# byte offsets in the job record, as in `softmax`: A (NUMBER, LENGTH) times X (LENGTH, WIDTH) into OUT
+(NEXT, DONE, TOTAL, WORKERS, ACROSS, DOWN, NUMBER, LENGTH, WIDTH, A, _, A_ROW, X, _, X_ROW, OUT, _,
+ OUT_ROW, KEY_MASK, _, KEY_MASK_COLUMN, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 23, 8)
 
 with cache.enabled():
     @njit(**OPTIONS)
@@ -45,14 +45,14 @@ with cache.enabled():
             entry, place = item // (across * down), item % (across * down)
             top, left = place // across * TILE, place % across * TILE
             height, width = min(TILE, load_int(job + NUMBER) - top), min(TILE, load_int(job + WIDTH) - left)
-            a = load_int(load_int(job + A) + 8 * entry) + top * a_row
+            a = start_of(job + A, entry) + top * a_row
             micro.fill(result, height, zero, zero)
             for first in range(0, length, TILE):
                 count = min(TILE, length - first)
-                x, step = load_int(load_int(job + X) + 8 * entry) + first * x_row + left * size, x_row
+                x, step = start_of(job + X, entry) + first * x_row + left * size, x_row
                 if key_mask is not None:
                     column = load_int(job + KEY_MASK_COLUMN)
-                    mask = load_int(load_int(job + KEY_MASK) + 8 * entry) + first * column
+                    mask = start_of(job + KEY_MASK, entry) + first * column
                     if micro.seen_keys(mask, column, count) < count:
                         micro.copy_seen(x, x_row, count, width, mask, column, copy, zero)
                         x, step = copy, width * size
@@ -61,7 +61,7 @@ with cache.enabled():
                     x, step = tile, row
                 micro.accumulate(x, step, count, a + first * size, size, a_row, height, ones, result, row,
                                  zero)
-            out = load_int(load_int(job + OUT) + 8 * entry) + top * out_row + left * size
+            out = start_of(job + OUT, entry) + top * out_row + left * size
             for number in range(height):
                 micro.copy_row(result + number * row, width, out + number * out_row, zero)
         return finished > 0 and fetch_add(job + DONE, finished) + finished == total
@@ -69,7 +69,7 @@ with cache.enabled():
 
 def run(a: Rows, x: Rows, out: Rows, *, number: int, length: int, width: int, key_mask: Rows | None) -> None:
     """Fill `out` (number, width) with a (number, length) times x (length, width), for every leading entry."""
-    entries, dtype = len(a.addresses), out.memory.dtype
+    entries, dtype = len(a.offsets), out.memory.dtype
     across, down = -(-width // TILE), -(-number // TILE)
     total = entries * across * down
     if total == 0:
@@ -77,8 +77,8 @@ def run(a: Rows, x: Rows, out: Rows, *, number: int, length: int, width: int, ke
     workers = threads.worth(entries * number * length * width, total)
     size = (1 + 3 * TILE) * TILE * dtype.itemsize
     room = scratch(workers * size)
-    job = np.array([0, 0, total, 0, across, down, number, length, width, a.table, a.stride, x.table, x.stride,
-                    out.table, out.stride, *((key_mask.table, key_mask.column) if key_mask else (0, 0)),
+    job = np.array([0, 0, total, 0, across, down, number, length, width, *a[2:5], *x[2:5], *out[2:5],
+                    *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
                     address(room), size], np.int64)
     # what the kernel reads and writes lives as long as the work does
     work = functools.partial(_call, job, None if key_mask is None else 1, dtype.type(0),

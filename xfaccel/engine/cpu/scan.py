@@ -21,7 +21,15 @@ from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import cache, threads
 from xfaccel.engine.cpu.kernels import features as kernel
 from xfaccel.engine.cpu.kernels import tile as micro
-from xfaccel.engine.cpu.memory import fetch_add, load_byte, load_int, load_real, size_of, store_real
+from xfaccel.engine.cpu.memory import (
+    fetch_add,
+    load_byte,
+    load_int,
+    load_real,
+    size_of,
+    start_of,
+    store_real,
+)
 from xfaccel.engine.cpu.tile_plain import LOG2_E, OPTIONS
 from xfaccel.engine.tiles import TILE
 
@@ -34,13 +42,14 @@ POSITIVE, HYPERBOLIC, TRIGONOMETRIC, RELU = range(4)
 # what a pass does with a range of tokens: add keys to a state, read a state, do both in turn
 SUM, READ, CAUSAL = range(3)
 
-# byte offsets in the job record. X: address of a table with an address per leading entry; X_ROW: a stride
+# byte offsets in the job record, as in `softmax`
 (NEXT, DONE, TOTAL, WORKERS,         # the counter that hands out parts; parts finished; parts; threads
  MODE, PARTS, RANGES, SHIFT,         # per leading entry; their (first token, end); query of t is t + SHIFT
  D, E, ROWS, FEATURES,               # key width, value width, rows of the projection, features
- Q, Q_ROW, K, K_ROW, V, V_ROW, OUT, OUT_ROW, PROJECTION, PROJECTION_ROW, KEY_MASK, KEY_MASK_COLUMN,
- BEGIN, BEGIN_ROW, END, END_ROW,     # states to begin and to end with, one row per part
- STATE_SIZE, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 31, 8)  # bytes of a state; bytes per thread
+ Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, PROJECTION, _, PROJECTION_ROW,
+ KEY_MASK, _, KEY_MASK_COLUMN,
+ BEGIN, _, BEGIN_ROW, END, _, END_ROW,  # states to begin and to end with, one row per part
+ STATE_SIZE, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 39, 8)  # bytes of a state; bytes per thread
 
 
 def state_numbers(features: int, e: int) -> int:
@@ -58,7 +67,7 @@ with cache.enabled():
         """
         size, row = size_of(zero), TILE * size_of(zero)
         p_row = load_int(job + PROJECTION_ROW)
-        projection = load_int(load_int(job + PROJECTION) + 8 * entry)
+        projection = start_of(job + PROJECTION, entry)
         unit = zero + LOG2_E
         square = zero if query else unit
         micro.pack(x, x_row, count, d, root, raw, zero)
@@ -118,13 +127,13 @@ with cache.enabled():
             finished += 1
             entry, part = item // parts, item % parts
             # the state grows where it has to end, or in scratch
-            state, begin, end = own_state, load_int(job + BEGIN), load_int(job + END)
-            if end != 0:
-                state = load_int(end + 8 * entry) + part * load_int(job + END_ROW)
+            state = own_state
+            if load_int(job + END) != 0:
+                state = start_of(job + END, entry) + part * load_int(job + END_ROW)
             z = state + features * blocks * row
             top = z + features * size
-            if begin != 0:
-                begin = load_int(begin + 8 * entry) + part * load_int(job + BEGIN_ROW)
+            if load_int(job + BEGIN) != 0:
+                begin = start_of(job + BEGIN, entry) + part * load_int(job + BEGIN_ROW)
                 if mode == READ:
                     state, z, top = begin, begin + (z - state), begin + (top - state)
                 elif begin != state:
@@ -142,11 +151,11 @@ with cache.enabled():
 
                 if mode != READ:
                     k_row, v_row = load_int(job + K_ROW), load_int(job + V_ROW)
-                    k = load_int(load_int(job + K) + 8 * entry) + first * k_row
-                    v = load_int(load_int(job + V) + 8 * entry) + first * v_row
+                    k = start_of(job + K, entry) + first * k_row
+                    v = start_of(job + V, entry) + first * v_row
                     mask, step, seen = 0, load_int(job + KEY_MASK_COLUMN), count
                     if key_mask is not None:
-                        mask = load_int(load_int(job + KEY_MASK) + 8 * entry) + first * step
+                        mask = start_of(job + KEY_MASK, entry) + first * step
                         seen = micro.seen_keys(mask, step, count)
                         if seen < count:
                             micro.copy_seen(k, k_row, count, d, mask, step, k_copy, zero)
@@ -176,7 +185,7 @@ with cache.enabled():
                 if mode != SUM:
                     query = first + load_int(job + SHIFT)
                     q_row, out_row = load_int(job + Q_ROW), load_int(job + OUT_ROW)
-                    q = load_int(load_int(job + Q) + 8 * entry) + query * q_row
+                    q = start_of(job + Q, entry) + query * q_row
                     if kind is None:
                         micro.pack(q, q_row, count, d, zero + 1, q_weights, zero)
                         kernel.elu(q_weights, features, zero)
@@ -220,7 +229,7 @@ with cache.enabled():
                             columns = min(TILE, e - block * TILE)
                             micro.accumulate(s, row, count, v + block * row, v_row, size, columns, ones,
                                              result + block * TILE * row, row, zero)
-                    out = load_int(load_int(job + OUT) + 8 * entry) + query * out_row
+                    out = start_of(job + OUT, entry) + query * out_row
                     micro.unpack(result, count, e, total, out, out_row, zero)
 
                 if mode != READ:
@@ -257,13 +266,13 @@ def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtyp
     # a chunk costs the same however few tokens it holds
     workers = threads.worth(math.prod(lead) * max(tokens, TILE) * features * (d + e), total)
     room = scratch(workers * size)
-    places = [(x.table, x.stride) if x else (0, 0) for x in (q, k, v, out, projection)]
+    places = [x[2:5] if x else (0, 0, 0) for x in (q, k, v, out, projection)]
     job = np.array([
         0, 0, total, 0, mode, len(ranges), address(ranges), shift, d, e, rows, features,
         *(number for place in places for number in place),
-        *((key_mask.table, key_mask.column) if key_mask else (0, 0)),
-        *((begin.table, 0 if mode == READ else begin.stride) if begin else (0, 0)),
-        *((end.table, end.stride) if end else (0, 0)),
+        *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
+        *((*begin[2:4], 0 if mode == READ else begin.stride) if begin else (0, 0, 0)),
+        *(end[2:5] if end else (0, 0, 0)),
         state, address(room), size], np.int64)
 
     # what the kernel reads and writes lives as long as the work does

@@ -15,21 +15,21 @@ from numba import njit
 from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import cache, threads
 from xfaccel.engine.cpu.kernels import tile as micro
-from xfaccel.engine.cpu.memory import fetch_add, load_int, size_of
+from xfaccel.engine.cpu.memory import fetch_add, load_int, size_of, start_of
 from xfaccel.engine.cpu.tile_plain import OPTIONS
 from xfaccel.engine.tiles import TILE, TileList
 
 Array = np.ndarray
 
 
-# byte offsets in the job record. X is the address of a table with an address per leading entry; X_ROW and
-# X_COLUMN are strides; tables that a job lacks are 0
+# byte offsets in the job record. Of an operand X the record holds its base, the address of the offsets of its
+# leading entries, and then its strides; operands that a job lacks are 0
 (NEXT, DONE, TOTAL, WORKERS,     # the counter that hands out tiles, tiles finished, tiles, threads that came
  SLOTS, D, E,                    # tiles per leading entry (of the largest plane), key width, value width
- Q, Q_ROW, K, K_ROW, V, V_ROW, OUT, OUT_ROW, LSE,
- KEY_MASK, KEY_MASK_COLUMN, MASK, MASK_ROW, MASK_COLUMN, BIAS, BIAS_ROW, BIAS_COLUMN,
+ Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, LSE, _,
+ KEY_MASK, _, KEY_MASK_COLUMN, MASK, _, MASK_ROW, MASK_COLUMN, BIAS, _, BIAS_ROW, BIAS_COLUMN,
  PLANES, PLANE_OF, TILES, OFFSETS, SEGMENTS, MASKS,  # the tile list, and the plane of each leading entry
- SCRATCH, SCRATCH_SIZE) = range(0, 8 * 32, 8)        # bytes per thread
+ SCRATCH, SCRATCH_SIZE) = range(0, 8 * 40, 8)        # bytes per thread
 
 
 with cache.enabled():
@@ -69,7 +69,7 @@ with cache.enabled():
             first, step, count = load_int(place), load_int(place + 8), load_int(place + 16)
 
             q_row = load_int(job + Q_ROW)
-            q = load_int(load_int(job + Q) + 8 * entry) + first * q_row
+            q = start_of(job + Q, entry) + first * q_row
             micro.pack(q, step * q_row, count, d, scale, queries, zero)
             micro.fill(result, e, zero, zero)
             micro.fill(top, 1, -np.inf, zero)
@@ -86,14 +86,14 @@ with cache.enabled():
                     if begin - (count - 1) > high or begin + keys - 1 < low:
                         continue
                     key = first_key + begin * key_step
-                    k = load_int(load_int(job + K) + 8 * entry) + key * k_stride
-                    v = load_int(load_int(job + V) + 8 * entry) + key * v_stride
+                    k = start_of(job + K, entry) + key * k_stride
+                    v = start_of(job + V, entry) + key * v_stride
                     k_row, v_row = k_stride * key_step, v_stride * key_step
 
                     mask, mask_column, seen = 0, 0, keys
                     if key_mask is not None:
                         mask_column = load_int(job + KEY_MASK_COLUMN)
-                        mask = load_int(load_int(job + KEY_MASK) + 8 * entry) + key * mask_column
+                        mask = start_of(job + KEY_MASK, entry) + key * mask_column
                         mask_column *= key_step
                         seen = micro.seen_keys(mask, mask_column, keys)
                         if seen == 0:
@@ -105,15 +105,13 @@ with cache.enabled():
 
                     micro.scores(k, k_row, size, keys, d, queries, s, zero)
                     if dense is not None:
-                        table = load_int(job + BIAS)
-                        if table != 0:
+                        if load_int(job + BIAS) != 0:
                             bias_row, column = load_int(job + BIAS_ROW), load_int(job + BIAS_COLUMN)
-                            bias = load_int(table + 8 * entry) + first * bias_row + key * column
+                            bias = start_of(job + BIAS, entry) + first * bias_row + key * column
                             micro.add_bias(s, keys, count, bias, step * bias_row, key_step * column, zero)
-                        table = load_int(job + MASK)
-                        if table != 0:
+                        if load_int(job + MASK) != 0:
                             mask_row, column = load_int(job + MASK_ROW), load_int(job + MASK_COLUMN)
-                            hidden = load_int(table + 8 * entry) + first * mask_row + key * column
+                            hidden = start_of(job + MASK, entry) + first * mask_row + key * column
                             micro.hide_mask(s, keys, count, hidden, step * mask_row, key_step * column, zero)
                     if begin - (count - 1) < low or begin + keys - 1 > high:
                         micro.hide_band(s, keys, low - begin, high - begin, zero)
@@ -126,9 +124,9 @@ with cache.enabled():
                     micro.accumulate(s, row, keys, v, v_row, size, e, shrink, result, row, zero)
 
             out_row = load_int(job + OUT_ROW)
-            out = load_int(load_int(job + OUT) + 8 * entry) + first * out_row
+            out = start_of(job + OUT, entry) + first * out_row
             micro.unpack(result, count, e, sums, out, step * out_row, zero)
-            lse = load_int(load_int(job + LSE) + 8 * entry) + first * size
+            lse = start_of(job + LSE, entry) + first * size
             micro.logarithms(top, sums, count, lse, step * size, zero)
         return finished > 0 and fetch_add(job + DONE, finished) + finished == total
 
@@ -141,7 +139,7 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile
     `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
     `bias` are rows of (n, m), `key_mask` rows of (1, m).
     """
-    entries = len(q.addresses)
+    entries = len(q.offsets)
     total = entries * tile_list.slots
     if total == 0:
         return
@@ -151,10 +149,9 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile
     room = scratch(workers * size)
     job = np.array([
         0, 0, total, 0, tile_list.slots, d, e,
-        q.table, q.stride, k.table, k.stride, v.table, v.stride, out.table, out.stride, lse.table,
-        *((key_mask.table, key_mask.column) if key_mask else (0, 0)),
-        *((mask.table, mask.stride, mask.column) if mask else (0, 0, 0)),
-        *((bias.table, bias.stride, bias.column) if bias else (0, 0, 0)),
+        *q[2:5], *k[2:5], *v[2:5], *out[2:5], *lse[2:4],
+        *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
+        *(mask[2:] if mask else (0, 0, 0, 0)), *(bias[2:] if bias else (0, 0, 0, 0)),
         tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size], np.int64)
 
     # what the kernel reads and writes lives as long as the work does
