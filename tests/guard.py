@@ -388,10 +388,10 @@ def _guarded_run(run: Callable, side: str) -> Callable:
 
         def move(x):
             if isinstance(x, Rows):
-                old = address(x.memory)
-                memory = places.setdefault((old, x.memory.nbytes), moved(x.memory, side))
-                addresses = moved(x.addresses + (address(memory) - old), side)
-                return x._replace(memory=memory, addresses=addresses, table=address(addresses))
+                memory = places.setdefault((x.base, x.memory.nbytes), moved(x.memory, side))
+                offsets = moved(x.offsets, side)
+                return x._replace(memory=memory, offsets=offsets, base=address(memory),
+                                  table=address(offsets))
             if isinstance(x, TileList):
                 parts = [moved(part, side) for part in x[:5]]
                 return x._replace(**dict(zip(x._fields, parts, strict=False)),

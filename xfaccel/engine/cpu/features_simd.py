@@ -174,8 +174,8 @@ def raise_tops(typing, t, rows, top, sums, state, blocks, negative, zero):
                 best = e.larger(vector, best)
             best = _across(e, best, e.larger)
             build.store(best, place)
-            infinite = build.fcmp_ordered("==", best, ir.Constant(e.real, float("-inf")))
-            reference = build.select(infinite, ir.Constant(e.real, 0.0), best)
+            seen = build.fcmp_ordered(">", best, ir.Constant(e.real, float("-inf")))
+            reference = build.select(seen, best, ir.Constant(e.real, 0.0))
             build.store(build.fneg(reference), e.at(negative, e.times(row, e.size)))
             with build.if_then(build.fcmp_ordered(">", best, before)):
                 shrink = e.exp2(e.broadcast(build.fsub(before, reference)))

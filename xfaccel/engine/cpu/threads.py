@@ -84,14 +84,17 @@ def run(work: Callable[[], bool], helpers: int, job: np.ndarray) -> None:
         return
     done = threading.Lock()
     done.acquire()
+    errors: list[BaseException] = []
     _start(helpers)
     for _ in range(helpers):
-        _TASKS.put((work, done))
+        _TASKS.put((work, job, done, errors))
     _POSTED[0] += helpers
     try:
         # the helper that has the last tile is usually almost through: look before sleeping
         if not work() and not reaches(address(job) + DONE, job[TOTAL // 8], _PATIENCE):
             done.acquire()
+        if errors:
+            raise errors[0]
     except BaseException:
         job[NEXT // 8] = job[TOTAL // 8]
         raise
@@ -144,11 +147,16 @@ def _start(helpers: int) -> None:
 
 def _help(tasks: queue.SimpleQueue) -> None:
     while True:
-        work, done = tasks.get()
+        work, job, done, errors = tasks.get()
         posted = _POSTED[0]
-        if work():
+        try:
+            if work():
+                done.release()
+        except BaseException as error:  # the caller waits for this job: it has to hear of it
+            errors.append(error)
+            job[NEXT // 8] = job[TOTAL // 8]
             done.release()
-        del work, done  # the job's memory may go while this thread waits for the next one
+        del work, job, done, errors  # the job's memory may go while this thread waits for the next one
         # calls often follow each other: a thread that is still awake is there at once, one that sleeps is not
         reaches(address(_POSTED), posted + 1, _PATIENCE)
 
