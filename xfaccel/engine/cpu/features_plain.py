@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from xfaccel.engine.cpu.exponential import exp2
-from xfaccel.engine.cpu.memory import grid, load_real, size_of, store_real, table
+from xfaccel.engine.cpu.memory import grid, load_real, real, size_of, store_real, table
 from xfaccel.engine.cpu.tile_plain import LOG2_E, OPTIONS
 from xfaccel.engine.tiles import TILE
 
@@ -30,7 +30,7 @@ def pad_rows(x, x_row, count, width, out, out_row, zero):
 @njit(**OPTIONS)
 def elu(t, rows, zero):
     """t = elu(t) + 1: t + 1 above zero, e^t elsewhere."""
-    tile, log2_e = table(t, rows, TILE, zero), zero + LOG2_E
+    tile, log2_e = table(t, rows, TILE, zero), real(LOG2_E, zero)
     for row in range(rows):
         for lane in range(TILE):
             x = tile[row, lane]

@@ -8,6 +8,7 @@ from numba.extending import intrinsic
 from xfaccel.engine.cpu.features_plain import running_largest, waves
 from xfaccel.engine.cpu.tile_plain import LOG2_E
 from xfaccel.engine.cpu.vector import Emitter, kernel
+from xfaccel.engine.tiles import TILE
 
 __all__ = ["combine", "decay", "elu", "half_squares", "largest_in_lanes", "multiply", "pad_rows",
            "raise_tops", "relu", "running_largest", "sum_lanes", "triangle", "waves", "weigh"]
@@ -47,8 +48,9 @@ def pad_rows(typing, x, x_row, count, width, out, out_row, zero):
 
         def row(j):
             source, target = e.at(x, build.mul(j, x_row)), e.at(out, build.mul(j, out_row))
-            for first in range(0, e.row, e.width * e.size):
-                e.store(e.splat(0.0), e.at(target, first))
+            with build.if_then(build.icmp_signed("<", width, e.index(TILE))):
+                for first in range(0, e.row, e.width * e.size):
+                    e.store(e.splat(0.0), e.at(target, first))
 
             def vector(c):
                 e.store(e.load(e.at(source, e.times(c, e.size))), e.at(target, e.times(c, e.size)))

@@ -105,6 +105,17 @@ def store_real(address, value, zero):
 
 
 @intrinsic
+def _real(typing, value, zero):
+    return zero(zero, zero), lambda context, builder, signature, arguments: arguments[0]
+
+
+@twin(_real)
+def real(value, zero):
+    """`value` as a number of `zero`'s type: in Numba, zero + 1 would be a float64."""
+    return type(zero)(value)
+
+
+@intrinsic
 def _size_of(typing, zero):
     def generate(context, builder, signature, arguments):
         return ir.Constant(ir.IntType(64), zero.bitwidth // 8)

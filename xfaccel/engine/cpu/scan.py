@@ -36,6 +36,8 @@ from xfaccel.engine.tiles import TILE
 Array = np.ndarray
 
 
+_TINY, _GROWTH = 2.0**-100, 2.0**100
+
 # feature kinds with exponents; elu + 1 has none
 POSITIVE, HYPERBOLIC, TRIGONOMETRIC, RELU = range(4)
 
@@ -229,6 +231,16 @@ with cache.enabled():
                             columns = min(TILE, e - block * TILE)
                             micro.accumulate(s, row, count, v + block * row, v_row, size, columns, ones,
                                              result + block * TILE * row, row, zero)
+                    # too small for 1 / total: such rows and their totals grow by a power of two
+                    tiny = False
+                    for lane in range(TILE):
+                        weight = abs(load_real(total + lane * size, zero))
+                        is_tiny = weight < _TINY and weight != 0
+                        store_real(half + lane * size, _GROWTH if is_tiny else 1.0, zero)
+                        tiny = tiny or is_tiny
+                    if tiny:
+                        kernel.multiply(result, e, half, 0, zero)
+                        kernel.multiply(total, 1, half, 0, zero)
                     out = start_of(job + OUT, entry) + query * out_row
                     micro.unpack(result, count, e, total, out, out_row, zero)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from xfaccel.engine.cpu.exponential import exp2
-from xfaccel.engine.cpu.memory import grid, load_byte, load_int, load_real, size_of, store_real, table
+from xfaccel.engine.cpu.memory import grid, load_byte, load_int, load_real, real, size_of, store_real, table
 from xfaccel.engine.tiles import TILE
 
 LOG2_E = math.log2(math.e)
@@ -103,12 +103,13 @@ def accumulate(p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row, 
 
 @njit(**OPTIONS)
 def unpack(tile, count, width, total, out, out_row, zero):
-    """out[lane, c] = tile[c, lane] / total[lane], zero where the total is zero."""
+    """out[lane, c] = tile[c, lane] / total[lane], 0 where the total is 0; 1 / total has to be finite."""
     source, totals = table(tile, width, TILE, zero), table(total, 1, TILE, zero)
     result = grid(out, count, width, out_row, size_of(zero), zero)
     for lane in range(count):
+        inverse = real(1, zero) / totals[0, lane] if totals[0, lane] != 0 else zero
         for c in range(width):
-            result[lane, c] = source[c, lane] / totals[0, lane] if totals[0, lane] != 0 else zero
+            result[lane, c] = source[c, lane] * inverse
 
 
 @njit(**OPTIONS)
@@ -165,7 +166,7 @@ def hide_keys(s, keys, mask, step, zero):
 def add_bias(s, keys, count, bias, row, column, zero):
     """s[j, lane] += bias[lane, j], turned into units of log 2."""
     tile, source = table(s, keys, TILE, zero), grid(bias, count, keys, row, column, zero)
-    factor = zero + LOG2_E
+    factor = real(LOG2_E, zero)
     for lane in range(count):
         for j in range(keys):
             tile[j, lane] += source[lane, j] * factor

@@ -173,14 +173,15 @@ def unpack(typing, tile, count, width, total, out, out_row, zero):
         def lanes(first):
             divisor = e.load(e.at(total, e.times(first, e.size)))
             empty = build.fcmp_ordered("==", divisor, e.splat(0.0))
+            # one division for all columns: multiplications are ten times as fast
+            inverse = build.select(empty, e.splat(0.0), build.fdiv(e.splat(1.0), divisor))
             last = build.sub(build.sub(count, first), e.index(1))
 
             def columns(c):
                 vectors = []
                 for r in range(e.width):
                     number = e.load(e.at(tile, e.times(c, e.row), e.times(first, e.size), r * e.row))
-                    quotient = build.fdiv(number, divisor)
-                    vectors.append(build.select(empty, e.splat(0.0), quotient))
+                    vectors.append(build.fmul(number, inverse))
                 # backwards: lanes beyond the count write where the last one does, and before it does
                 for r, vector in reversed(list(enumerate(e.transpose(vectors)))):
                     inside = build.icmp_signed("<", e.index(r), last)
@@ -191,12 +192,14 @@ def unpack(typing, tile, count, width, total, out, out_row, zero):
 
         def lane_left(lane):
             divisor = e.load_one(e.at(total, e.times(lane, e.size)))
-            empty = build.fcmp_ordered("==", divisor, ir.Constant(e.real, 0.0))
+            nothing, one = ir.Constant(e.real, 0.0), ir.Constant(e.real, 1.0)
+            empty = build.fcmp_ordered("==", divisor, nothing)
+            inverse = build.select(empty, nothing, build.fdiv(one, divisor))
 
             def column(c):
-                number = build.fdiv(e.load_one(e.at(tile, e.times(c, e.row), e.times(lane, e.size))), divisor)
-                number = build.select(empty, ir.Constant(e.real, 0.0), number)
-                build.store(number, e.at(out, build.mul(lane, out_row), e.times(c, e.size)))
+                number = e.load_one(e.at(tile, e.times(c, e.row), e.times(lane, e.size)))
+                place = e.at(out, build.mul(lane, out_row), e.times(c, e.size))
+                build.store(build.fmul(number, inverse), place)
 
             e.loop(whole, width, column)
 
