@@ -5,7 +5,7 @@ import numpy as np
 from xfaccel.arrays import check_array, leading, lengths, parameter
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
-from xfaccel.patterns import Pattern
+from xfaccel.patterns import Pattern, past
 
 Array = np.ndarray
 
@@ -84,7 +84,6 @@ def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None 
         if not fits:
             raise ValueError(f"mask needs leading axes that broadcast to {lead}, got {axes}")
         if causal:
-            from xfaccel.patterns import past
             mask = mask & past(n, m)
         return attend(q, k, v, mask.tile_list(), plane_axes=axes, key_mask=key_mask, bias=bias, scale=scale)
     tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
