@@ -51,7 +51,7 @@ def address(x: Array) -> int:
     return x.__array_interface__["data"][0]
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(128)
 def _offsets(lead: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Array, int]:
     """Bytes from an array's start to each entry of its leading axes, broadcast to `lead`; their address."""
     # an axis that the array lacks, or has with length 1, is the same for every entry: its stride is 0
