@@ -28,7 +28,6 @@ except ModuleNotFoundError as error:
 Array = np.ndarray
 HEADS, WIDTH = 8, 64
 LENGTHS = [1024, 4096]
-RATIO_LENGTH = 1024   # the reference takes n^2 memory for every variant
 ERROR_LENGTH = 300    # several tiles of 64 and a rest
 PAGE = 4096           # bytes; below this, workspace is the bookkeeping of Python objects
 PAIRS, PAIRS_SECONDS, LEAST_PAIRS = 9, 1.0, 3
@@ -95,15 +94,12 @@ def benchmarks(room: str, variants: dict[str, Variant]) -> tuple[Callable, ...]:
     def error(name):
         return _error(variants[name])
 
-    def ratio(name):
-        return _ratio(warmed(variants[name], RATIO_LENGTH), prepared(xfref, variants[name], RATIO_LENGTH))
+    def ratio(name, n):
+        return _ratio(warmed(variants[name], n), prepared(xfref, variants[name], n))
 
     names = list(variants)
     by_length = dict(params=[names, LENGTHS], param_names=["variant", "n"],
                      setup=lambda name, n: warmed(variants[name], n))
-
-    def at_length(n):
-        return dict(params=[names], param_names=["variant"], setup=lambda name: warmed(variants[name], n))
 
     return (
         _described(seconds, f"time_{room}", f"{room}: time", **by_length,
@@ -111,9 +107,10 @@ def benchmarks(room: str, variants: dict[str, Variant]) -> tuple[Callable, ...]:
         _described(workspace, f"track_{room}_workspace", f"{room}: memory beside the result", **by_length,
                    unit="bytes"),
         _described(error, f"track_{room}_error", f"{room}: largest error against float64",
-                   **at_length(ERROR_LENGTH), unit="of the largest value"),
+                   params=[names], param_names=["variant"],
+                   setup=lambda name: warmed(variants[name], ERROR_LENGTH), unit="of the largest value"),
         _described(ratio, f"track_{room}_ratio", f"{room}: time, xfaccel over xfref",
-                   **at_length(RATIO_LENGTH), unit="of xfref's time"),
+                   **by_length, unit="of xfref's time"),
     )
 
 

@@ -16,7 +16,7 @@ __all__ = ["combine", "decay", "elu", "half_squares", "largest_in_lanes", "multi
 
 def _each(e: Emitter, rows, body: Callable) -> None:
     """body(row, offset in bytes from the row's start) for every vector of `rows` rows of a tile."""
-    # one vector an iteration: straight-line code for all of a row would take LLVM four times as long
+    # one vector an iteration: straight-line code for all of a row takes LLVM longer to compile
     def row_of_vectors(row):
         e.loop(0, e.row, lambda first: body(row, first), step=e.width * e.size)
     e.loop(0, rows, row_of_vectors)

@@ -11,7 +11,10 @@ from numba.core.registry import cpu_target
 
 from xfaccel.engine.cpu import cache, vector
 
-PLAIN = bool(config.DISABLE_JIT) or os.environ.get("XFACCEL_KERNELS") == "plain"
+_CHOSEN = os.environ.get("XFACCEL_KERNELS", "")
+if _CHOSEN not in ("", "plain"):
+    raise ValueError(f"XFACCEL_KERNELS needs 'plain' or nothing, got {_CHOSEN!r}")
+PLAIN = bool(config.DISABLE_JIT) or _CHOSEN == "plain"
 
 with cache.enabled():
     if PLAIN:

@@ -26,9 +26,9 @@ from xfaccel.engine.cpu.memory import pause, peek
 # byte offsets with which every job record begins: the next tile, tiles that are done, tiles in all
 NEXT, DONE, TOTAL = 0, 8, 16
 
-_PATIENCE = 10_000  # looks at a counter before a thread goes to sleep: about half a millisecond
-_POSTED = np.zeros(1, np.int64)  # tasks that were ever put into the queue
-_SMALL = 1 << 23  # multiplications that take one core about 0.1 ms, twice what it takes to wake another
+_PATIENCE = 10_000  # looks at a counter before a thread goes to sleep: some tenths of a millisecond
+_POSTED = np.zeros(1, np.int64)  # grows with every job; a hint to wake up, so a lost count does no harm
+_SMALL = 1 << 23  # multiplications, about 0.1 ms of one core: sharing fewer of them costs more than it brings
 _LIMIT = contextvars.ContextVar("xfaccel thread limit", default=None)
 _LOCK = threading.Lock()
 _TASKS: queue.SimpleQueue = queue.SimpleQueue()

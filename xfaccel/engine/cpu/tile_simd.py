@@ -80,7 +80,7 @@ def scores(typing, k, k_row, k_column, keys, width, queries, out, zero):
                     return [e.multiply_add(number, vector, sums[r * e.across + a])
                             for r, number in enumerate(numbers) for a, vector in enumerate(vectors)]
 
-                sums = e.loop(0, width, column, [e.splat(0.0)] * (down * e.across), hot=True)
+                sums = e.loop(0, width, column, [e.splat(0.0)] * (down * e.across))
                 for r in range(down):
                     place = e.at(out, e.times(j, e.row), r * e.row, group)
                     for a in range(e.across):
@@ -108,7 +108,7 @@ def accumulate(typing, p, p_row, keys, v, v_row, v_column, width, shrink, out, o
                     return [e.multiply_add(number, vector, sums[r * e.across + a])
                             for r, number in enumerate(numbers) for a, vector in enumerate(vectors)]
 
-                sums = e.loop(0, keys, key, [e.splat(0.0)] * (down * e.across), hot=True)
+                sums = e.loop(0, keys, key, [e.splat(0.0)] * (down * e.across))
                 for a in range(e.across):
                     factor = e.load(e.at(shrink, group, a * e.width * e.size))
                     for r in range(down):
@@ -173,7 +173,7 @@ def unpack(typing, tile, count, width, total, out, out_row, zero):
         def lanes(first):
             divisor = e.load(e.at(total, e.times(first, e.size)))
             empty = build.fcmp_ordered("==", divisor, e.splat(0.0))
-            # one division for all columns: multiplications are ten times as fast
+            # one division serves all columns
             inverse = build.select(empty, e.splat(0.0), build.fdiv(e.splat(1.0), divisor))
             last = build.sub(build.sub(count, first), e.index(1))
 

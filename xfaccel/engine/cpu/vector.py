@@ -1,4 +1,4 @@
-"""A small emitter of vector code: what the micro-kernels of `simd` are written in.
+"""A small emitter of vector code: what `tile_simd` and `features_simd` are written in.
 
 Numba's loops reach a third of what the vector units can do. Here a micro-kernel is a Python function that
 runs while Numba compiles its caller and appends LLVM instructions on whole vectors, so that the register tile
@@ -104,12 +104,8 @@ class Emitter:
         one = self.builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
         return self.shuffle(one, empty, [0] * self.width)
 
-    def loop(self, start, stop, body: Callable, carried: Sequence = (), step: int = 1,
-             hot: bool = False) -> list:
-        """for i in range(start, stop, step): carried = body(i, *carried). Returns what is carried out of it.
-
-        LLVM may unroll `hot` loops. The others are left as they are, which halves the time to compile.
-        """
+    def loop(self, start, stop, body: Callable, carried: Sequence = (), step: int = 1) -> list:
+        """for i in range(start, stop, step): carried = body(i, *carried). Returns the last of these."""
         build = self.builder
         start, stop = (self.index(x) if isinstance(x, int) else x for x in (start, stop))
         before = build.block
@@ -128,20 +124,9 @@ class Emitter:
         i.add_incoming(build.add(i, self.index(step), flags=("nsw",)), end)
         for value, new in zip(values, following, strict=True):
             value.add_incoming(new, end)
-        back = build.branch(head)
-        if not hot:
-            back.set_metadata("llvm.loop", self._as_written())
+        build.branch(head)
         build.position_at_end(after)
         return values
-
-    def _as_written(self) -> ir.MDValue:
-        """Metadata that tells LLVM to leave a loop alone; it names itself, as LLVM wants it."""
-        module = self.builder.module
-        wishes = [module.add_metadata([ir.MetaDataString(module, f"llvm.loop.{wish}")])
-                  for wish in ("unroll.disable", "vectorize.disable")]
-        mark = ir.MDValue(module, (), name=str(len(module.metadata)))
-        mark.operands = (mark, *wishes)
-        return mark
 
     def in_tiles(self, count, size: int, body: Callable) -> None:
         """body(first, size) for whole tiles of `size`, then body(first, 1) for each that is left over."""
