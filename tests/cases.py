@@ -8,6 +8,7 @@ they stand in the place of q, k and v. A function among the arguments is a patte
 of the package under test.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,11 +16,26 @@ import numpy as np
 
 
 class Variant(NamedTuple):
+    """A function with options of its own, and what of the rules for all functions applies to it."""
+
     function: str
-    options: Callable[..., dict]   # (rng, n, m, d) -> the paper's own parameters, for n queries and m keys
+    options: Callable[..., dict]   # (rng, n, m, d, e) -> the paper's own parameters, for n queries and m keys
     causal: bool = True            # takes causal=
+    always_causal: bool = False    # is causal without being told
     scale: bool = True             # takes scale=, a softmax over scores
     size: float = 1.0              # of the entries of q and k: large ones cost some features their digits
+    lengths: str = "any"           # "equal": n = m; "more keys": m >= n
+    by_key: bool = True            # the output is a mean of the values, whose keys have weights of their own
+    own_values: bool = False       # values that do not come from v enter too
+    sees_itself: bool = True       # every query sees the key at its own position
+    per_query: bool = False        # some option names queries one by one: other queries, other options
+    by_distance: bool = True       # who sees whom depends on distances alone, not on absolute positions
+    linear_in_q: bool = True       # scores are linear in q: a scale may as well multiply q
+    skip: tuple[str, ...] = ()     # COMMON cases that it cannot bear, each with its reason beside it
+    call: Callable | None = None   # (function, q, k, v, **options) -> result, where it takes other arguments
+
+    def fitting(self, n: int, m: int) -> bool:
+        return self.lengths == "any" or n == m or (self.lengths == "more keys" and m > n)
 
 
 class Case(NamedTuple):
@@ -45,25 +61,28 @@ def some_of(m, *wanted):
 
 
 VARIANTS = {
-    "attention": Variant("attention", lambda rng, n, m, d: {}),
-    "attention_lse": Variant("attention_lse", lambda rng, n, m, d: {}),
-    "block_local": Variant("block_local", lambda rng, n, m, d: dict(block=5)),
-    "block_local, neighbours": Variant("block_local", lambda rng, n, m, d: dict(block=4, before=2, after=1)),
-    "sliding_window": Variant("sliding_window", lambda rng, n, m, d: dict(left=4, right=2), causal=False),
-    "sliding_window, right 0": Variant("sliding_window", lambda rng, n, m, d: dict(left=6, right=0),
-                                       causal=False),
-    "sliding_window, dilated": Variant("sliding_window", lambda rng, n, m, d: dict(
+    "attention": Variant("attention", lambda rng, n, m, d, e: {}),
+    "attention_lse": Variant("attention_lse", lambda rng, n, m, d, e: {}),
+    "block_local": Variant("block_local", lambda rng, n, m, d, e: dict(block=5),
+                           by_distance=False),
+    "block_local, neighbours": Variant("block_local", lambda rng, n, m, d, e: dict(
+        block=4, before=2, after=1), by_distance=False),
+    "sliding_window": Variant("sliding_window", lambda rng, n, m, d, e: dict(left=4, right=2), causal=False),
+    "sliding_window, right 0": Variant("sliding_window", lambda rng, n, m, d, e: dict(left=6, right=0),
+                                       causal=False, always_causal=True),
+    "sliding_window, dilated": Variant("sliding_window", lambda rng, n, m, d, e: dict(
         left=2, right=3, dilation=3), causal=False),
-    "longformer": Variant("longformer", lambda rng, n, m, d: dict(window=6)),
-    "longformer, global": Variant("longformer", lambda rng, n, m, d: dict(
+    "longformer": Variant("longformer", lambda rng, n, m, d, e: dict(window=6)),
+    "longformer, global": Variant("longformer", lambda rng, n, m, d, e: dict(
         window=4, dilation=2, global_tokens=some_of(m, 0, 7, 11))),
-    "linformer": Variant("linformer", lambda rng, n, m, d: projections(rng, m), causal=False),
-    "linear_transformer": Variant("linear_transformer", lambda rng, n, m, d: {}, scale=False),
-    "performer": Variant("performer", lambda rng, n, m, d: directions(rng, d, "positive")),
-    "performer, hyperbolic": Variant("performer", lambda rng, n, m, d: directions(rng, d, "hyperbolic")),
-    "performer, trigonometric": Variant("performer", lambda rng, n, m, d: directions(rng, d, "trigonometric"),
-                                        size=0.3),
-    "performer, relu": Variant("performer", lambda rng, n, m, d: directions(rng, d, "relu", rows=30)),
+    "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
+                         by_key=False),
+    "linear_transformer": Variant("linear_transformer", lambda rng, n, m, d, e: {}, scale=False),
+    "performer": Variant("performer", lambda rng, n, m, d, e: directions(rng, d, "positive")),
+    "performer, hyperbolic": Variant("performer", lambda rng, n, m, d, e: directions(rng, d, "hyperbolic")),
+    "performer, trigonometric": Variant("performer", lambda rng, n, m, d, e: directions(
+        rng, d, "trigonometric"), size=0.3),
+    "performer, relu": Variant("performer", lambda rng, n, m, d, e: directions(rng, d, "relu", rows=30)),
 }
 
 STEPS = {  # the streaming form of a variant: its own parameters are those of the variant
@@ -157,6 +176,12 @@ def _common(label, variant):
         drawn = options(np.random.default_rng(0)) if callable(options) else options
         if ("causal" in drawn and not variant.causal) or ("scale" in drawn and not variant.scale):
             continue
+        if name in variant.skip:
+            continue
+        if not variant.fitting(shape.n, shape.m):
+            if variant.lengths == "more keys" or name in ("more keys", "causal, more keys"):
+                continue
+            shape = shape._replace(n=shape.m)
         yield _case(f"{label}: {name}", variant, shape, options, unjitted=name in UNJITTED)
         if "key_mask" in drawn:
             name += ", garbage under it"
@@ -166,7 +191,7 @@ def _common(label, variant):
 def _case(name, variant, shape, options, *, spoil=False, unjitted=False):
     def draw(rng, dtype):
         q, k, v = draw_qkv(rng, dtype, shape, variant.size)
-        kwargs = variant.options(rng, shape.n, shape.m, shape.d)
+        kwargs = variant.options(rng, shape.n, shape.m, shape.d, shape.e)
         kwargs |= options(rng) if callable(options) else options
         if spoil:
             # a mask with more axes than k or v is shared by what it is broadcast over
@@ -176,16 +201,34 @@ def _case(name, variant, shape, options, *, spoil=False, unjitted=False):
         return (q, k, v), kwargs
 
     tiny = max(shape.n, shape.m) <= 20
-    return Case(name, variant.function, draw, plain(variant.function), tiny, tiny and unjitted)
+    call = plain(variant.function, variant.call)
+    return Case(name, variant.function, draw, call, tiny, tiny and unjitted)
 
 
-def plain(function):
-    """The call of a public name with the arguments as they are, patterns filled in."""
+def plain(function, adapter=None):
+    """The call of a public name with the arguments as they are (or by `adapter`), patterns filled in."""
     def call(package, args, kwargs):
         filled = {name: x(package.patterns) if callable(x) else x for name, x in kwargs.items()}
-        return getattr(package, function)(*args, **filled)
+        own = getattr(package, function)
+        return own(*args, **filled) if adapter is None else adapter(own, *args, **filled)
 
     return call
+
+
+def function_of(package, label):
+    """A variant as a function of q, k, v and its options."""
+    variant = VARIANTS[label]
+    function = getattr(package, variant.function)
+    return function if variant.call is None else functools.partial(variant.call, function)
+
+
+def options_of(label, rng, shape):
+    return VARIANTS[label].options(rng, shape.n, shape.m, shape.d, shape.e)
+
+
+def fit(label, shape):
+    """`shape` with as many queries as keys where the variant needs that."""
+    return shape if VARIANTS[label].fitting(shape.n, shape.m) else shape._replace(n=shape.m)
 
 
 def in_steps(function, splits):
@@ -209,7 +252,7 @@ def dense(pattern):
 
 def special(function, what, shape, options=None, *, size=1.0):
     """A case of one function alone; `options` is a draw."""
-    variant = Variant(function, lambda rng, n, m, d: {}, size=size)
+    variant = Variant(function, lambda rng, n, m, d, e: {}, size=size)
     # `attention` is `attention_lse` without its second result; features take long without compilation
     unjitted = function not in ("attention", "performer")
     return _case(f"{function}: {what}", variant, shape, options or {}, unjitted=unjitted)
@@ -430,7 +473,7 @@ def _steps(function, label, splits, shape):
     def draw(rng, dtype):
         n = sum(splits)
         full = shape._replace(n=n, m=n)
-        return draw_qkv(rng, dtype, full, variant.size), variant.options(rng, n, n, shape.d)
+        return draw_qkv(rng, dtype, full, variant.size), variant.options(rng, n, n, shape.d, shape.e)
 
     return Case(f"{function}: {label}, {'+'.join(map(str, splits))}, {shape.q} and {shape.k}", function, draw,
                 in_steps(function, splits), sum(splits) <= 20, splits == (4, 5))

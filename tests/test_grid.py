@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from cases import STEPS, VARIANTS, Shape, draw_qkv, plain
+from cases import STEPS, VARIANTS, Shape, draw_qkv, function_of, options_of, plain
 from compare import LONGEST_DOUBLE, assert_matches, expected
 
 import xfaccel
@@ -74,7 +74,7 @@ def test_small_lengths_and_widths(engine):
 
 def other(x):
     """Wrong values to lie between the right ones."""
-    return ~x if x.dtype == bool else np.full_like(x, np.nan)
+    return ~x if x.dtype == bool else np.full_like(x, np.nan if x.dtype.kind == "f" else -99)
 
 
 def strided(x):
@@ -136,11 +136,11 @@ def laid(x, layout):
 
 
 def arguments(label, rng, n=21, m=21, dtype=np.float32, lead=(2, 3)):
-    variant = VARIANTS[label]
-    args = draw_qkv(rng, dtype, Shape(n, m, 7, 10, lead, lead), variant.size)
-    kwargs = variant.options(rng, n, m, 7)
+    shape = Shape(n, m, 7, 10, lead, lead)
+    args = draw_qkv(rng, dtype, shape, VARIANTS[label].size)
     # parameters already in the dtype of q, so that no cast hides how a layout is read
-    return args, {name: x.astype(dtype) if isinstance(x, np.ndarray) else x for name, x in kwargs.items()}
+    return args, {name: x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+                  for name, x in options_of(label, rng, shape).items()}
 
 
 def same_bits(a, b):
@@ -152,7 +152,7 @@ def same_bits(a, b):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 @pytest.mark.parametrize("label", VARIANTS)
 def test_layouts_give_the_same_bits(label, layout, rng):
-    function = getattr(xfaccel, VARIANTS[label].function)
+    function = function_of(xfaccel, label)
     for dtype in (np.float32, np.float64):
         args, kwargs = arguments(label, rng, dtype=dtype)
         kwargs |= {"key_mask": rng.random((2, 1, 21)) < 0.7}
@@ -186,7 +186,7 @@ def test_layouts_of_masks_and_biases_give_the_same_bits(layout, rng):
 @pytest.mark.parametrize("label", VARIANTS)
 def test_broadcast_axes_give_the_bits_of_copies(label, rng):
     args, kwargs = arguments(label, rng)
-    function = getattr(xfaccel, VARIANTS[label].function)
+    function = function_of(xfaccel, label)
     shared = [np.broadcast_to(x[:1, :1], x.shape) for x in args]
     shared_keys = [np.broadcast_to(x[..., :1, :], x.shape) for x in args]
     for views in (shared, shared_keys):
@@ -196,7 +196,7 @@ def test_broadcast_axes_give_the_bits_of_copies(label, rng):
 @pytest.mark.parametrize("label", VARIANTS)
 def test_one_kv_head_gives_the_bits_of_its_copies(label, rng):
     (q, k, v), kwargs = arguments(label, rng)
-    function = getattr(xfaccel, VARIANTS[label].function)
+    function = function_of(xfaccel, label)
     k, v = k[:, :1], v[:, :1]
     copies = (np.ascontiguousarray(np.broadcast_to(x, (2, 3, *x.shape[-2:]))) for x in (k, v))
     assert same_bits(function(q, k, v, **kwargs), function(q, *copies, **kwargs))
@@ -205,7 +205,7 @@ def test_one_kv_head_gives_the_bits_of_its_copies(label, rng):
 @pytest.mark.parametrize("label", VARIANTS)
 def test_each_entry_is_computed_as_if_alone(label, rng):
     (q, k, v), kwargs = arguments(label, rng, n=70, m=70)
-    function = getattr(xfaccel, VARIANTS[label].function)
+    function = function_of(xfaccel, label)
     whole = function(q, k, v, **kwargs)
     alone = function(q[1, 2], k[1, 2], v[1, 2], **kwargs)
     parts = whole if isinstance(whole, tuple) else (whole,)

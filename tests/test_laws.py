@@ -1,7 +1,6 @@
 """Laws that hold the packages from outside: limits, causality, symmetry, streaming, hand-worked numbers.
 
-No law takes its right-hand side from the function it is about. `@law` notes which public names a test is a
-law of; the house rules ask for one of each.
+No law takes its right-hand side from the function it is about. Laws of one paper alone are in `laws/`.
 """
 
 import itertools
@@ -11,29 +10,10 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from cases import PATTERNS, STEPS, VARIANTS, Shape, dense, draw_qkv
+from cases import PATTERNS, STEPS, VARIANTS, Shape, dense, draw_qkv, fit, function_of, options_of
+from lawbook import close, holds, law, loops, qkv
 
 import xfref
-
-LAWS = {}
-
-
-def law(*names):
-    def note(test):
-        for name in names:
-            LAWS.setdefault(name, []).append(test.__name__)
-        return test
-
-    return note
-
-
-def close(a, b, tolerance=1e-12):
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, strict=True)
-
-
-def qkv(rng, n=12, m=None, d=4, e=5, lead=(2, 3), size=1.0):
-    return draw_qkv(rng, np.float64, Shape(n, n if m is None else m, d, e, lead, lead), size)
-
 
 LENGTHS = [(12, 12), (7, 12), (12, 7), (1, 5)]
 
@@ -134,26 +114,6 @@ def test_linformer_by_hand(package):
 
 
 # who sees whom, in plain loops
-
-
-def loops(q, k, v, sees, scale=None, key_mask=None):
-    """Attention of (n,d), (m,d), (m,e) from sees(position of the query, position of the key)."""
-    n, m, scale = len(q), len(k), q.shape[-1] ** -0.5 if scale is None else scale
-    out = np.zeros((n, v.shape[-1]))
-    for i in range(n):
-        weights = {j: math.exp(scale * sum(a * b for a, b in zip(q[i], k[j], strict=True)))
-                   for j in range(m) if sees(i + m - n, j) and (key_mask is None or key_mask[j])}
-        for j, weight in weights.items():
-            out[i] += weight * v[j] / sum(weights.values())
-    return out
-
-
-def holds(function, args, options, sees):
-    out = function(*args, **options)
-    known = {name: options.get(name) for name in ("scale", "key_mask")}
-    for place in np.ndindex(out.shape[:-2]):
-        own = loops(*(x[place] for x in args), lambda p, j, place=place: sees(p, j, *place), **known)
-        close(out[place], own)
 
 
 @law("attention")
@@ -379,18 +339,18 @@ def test_linear_transformer_in_loops(package, n, m, rng):
 # causality
 
 CAUSAL = {label: dict(causal=True) for label, variant in VARIANTS.items() if variant.causal}
-CAUSAL |= {"sliding_window, right 0": {}}
+CAUSAL |= {label: {} for label, variant in VARIANTS.items() if variant.always_causal}
 
 
-@law("attention", "attention_lse", "block_local", "sliding_window", "longformer", "linear_transformer",
-     "performer")
+@law(*{VARIANTS[label].function for label in CAUSAL})
 @pytest.mark.parametrize("label", CAUSAL)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda dtype: dtype.__name__)
 def test_the_past_does_not_depend_on_the_future(package, label, dtype, rng):
-    variant, (n, m) = VARIANTS[label], (78, 81)
-    args = draw_qkv(rng, dtype, Shape(n, m, 4, 5, (2,), (2,)), variant.size)
-    options = variant.options(rng, n, m, 4) | CAUSAL[label]
-    function = getattr(package, variant.function)
+    shape = fit(label, Shape(78, 81, 4, 5, (2,), (2,)))
+    n, m = shape.n, shape.m
+    args = draw_qkv(rng, dtype, shape, VARIANTS[label].size)
+    options = options_of(label, rng, shape) | CAUSAL[label]
+    function = function_of(package, label)
 
     def rows_before(t, arrays):
         outs = function(*arrays, **options)
@@ -409,7 +369,7 @@ def test_the_past_does_not_depend_on_the_future(package, label, dtype, rng):
 def test_an_enormous_last_key_leaves_the_rows_before_it_alone(package, label, rng):
     variant = VARIANTS[label]
     q, k, v = draw_qkv(rng, np.float32, Shape(70, 70, 4, 5, (2,), (2,)), variant.size)
-    options = variant.options(rng, 70, 70, 4) | dict(causal=True)
+    options = variant.options(rng, 70, 70, 4, 5) | dict(causal=True)
     function = getattr(package, variant.function)
     before = function(q, k, v, **options)
     for direction in (-1e15, 1e15, 30, 1e5):
@@ -420,17 +380,19 @@ def test_an_enormous_last_key_leaves_the_rows_before_it_alone(package, label, rn
 
 
 @law("attention")
-@pytest.mark.parametrize("label", [label for label, v in VARIANTS.items() if v.function != "linformer"])
+@pytest.mark.parametrize("label", [x for x, variant in VARIANTS.items() if variant.by_key
+                                   and variant.sees_itself])
 def test_a_visible_key_is_seen(package, label, rng):
     """The counterpart of causality: a change of the past does change the rows that see it."""
     variant = VARIANTS[label]
     q, k, v = draw_qkv(rng, np.float64, Shape(12, 12, 4, 5, (), ()), variant.size)
-    options = variant.options(rng, 12, 12, 4) | (dict(causal=True) if variant.causal else {})
-    before = getattr(package, variant.function)(q, k, v, **options)
+    options = variant.options(rng, 12, 12, 4, 5) | (dict(causal=True) if variant.causal else {})
+    function = function_of(package, label)
+    before = function(q, k, v, **options)
     for place in range(12):
         changed = v.copy()
         changed[place] += 1
-        after = getattr(package, variant.function)(q, k, changed, **options)
+        after = function(q, k, changed, **options)
         first, second = (x[0] if isinstance(x, tuple) else x for x in (before, after))
         assert np.abs(second - first)[place].max() > 0 or "relu" in label  # relu may give a weight of zero
 
@@ -446,7 +408,8 @@ def test_the_order_of_keys_does_not_matter(package, n, m, rng):
     moved = q, k[..., order, :], v[..., order, :]
     for label in ("attention", "linear_transformer", "performer", "performer, hyperbolic",
                   "performer, trigonometric", "performer, relu"):
-        function, options = getattr(package, VARIANTS[label].function), VARIANTS[label].options(rng, n, m, 4)
+        variant = VARIANTS[label]
+        function, options = getattr(package, variant.function), variant.options(rng, n, m, 4, 5)
         close(function(*moved, key_mask=mask[order], **options),
               function(q, k, v, key_mask=mask, **options), 1e-11)
     e, f = rng.standard_normal((2, 5, m))
@@ -462,20 +425,22 @@ def test_each_query_is_answered_for_itself(package, rng):
     for label in ("attention", "linformer", "linear_transformer", "performer", "performer, hyperbolic",
                   "performer, trigonometric", "performer, relu"):
         variant = VARIANTS[label]
-        function, options = getattr(package, variant.function), variant.options(rng, 12, 12, 4)
+        function, options = getattr(package, variant.function), variant.options(rng, 12, 12, 4, 5)
         close(function(q[..., order, :], k, v, **options), function(q, k, v, **options)[..., order, :], 1e-11)
 
 
-@law("attention", "linear_transformer", "performer", "linformer", "block_local", "sliding_window",
-     "longformer")
-@pytest.mark.parametrize("label", VARIANTS)
+LINEAR = [label for label, variant in VARIANTS.items() if not variant.own_values]
+
+
+@law(*{VARIANTS[label].function for label in LINEAR})
+@pytest.mark.parametrize("label", LINEAR)
 def test_the_output_is_linear_in_the_values(package, label, rng):
     variant = VARIANTS[label]
     q, k, v = qkv(rng, size=variant.size)
-    w, options = rng.standard_normal(v.shape), variant.options(rng, 12, 12, 4)
+    w, options = rng.standard_normal(v.shape), variant.options(rng, 12, 12, 4, 5)
 
     def out(values):
-        result = getattr(package, variant.function)(q, k, values, **options)
+        result = function_of(package, label)(q, k, values, **options)
         return result[0] if isinstance(result, tuple) else result
 
     close(out(2 * v - 3 * w), 2 * out(v) - 3 * out(w), 1e-11)
@@ -544,7 +509,7 @@ def test_merge_by_hand(package):
 def test_streaming_is_parallel(package, function, label, splits, rng):
     variant = VARIANTS[label]
     args = qkv(rng, sum(splits), lead=(2,), size=variant.size)
-    options = variant.options(rng, sum(splits), sum(splits), 4)
+    options = variant.options(rng, sum(splits), sum(splits), 4, 5)
     state, outs = None, []
     for end, c in zip(np.cumsum(splits), splits, strict=True):
         state, out = getattr(package, function)(state, *(x[..., end - c:end, :] for x in args), **options)

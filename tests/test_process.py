@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import STEPS, VARIANTS, Shape, draw_qkv
+from cases import STEPS, VARIANTS, Shape, draw_qkv, function_of
 
 import xfaccel
 import xfref
@@ -84,11 +84,11 @@ def python(code, *, root=ROOT, **settings):
 def arguments(label, n=200, lead=(2, 3)):
     variant, rng = VARIANTS[label], np.random.default_rng(11)
     return (draw_qkv(rng, np.float32, Shape(n, n, 8, 8, lead, lead), variant.size),
-            variant.options(rng, n, n, 8) | (dict(causal=True) if variant.causal else {}))
+            variant.options(rng, n, n, 8, 8) | (dict(causal=True) if variant.causal else {}))
 
 
 def bits(label, args, options):
-    out = getattr(xfaccel, VARIANTS[label].function)(*args, **options)
+    out = function_of(xfaccel, label)(*args, **options)
     return b"".join(x.tobytes() for x in out) if isinstance(out, tuple) else out.tobytes()
 
 

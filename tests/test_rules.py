@@ -6,28 +6,33 @@ kernel ones.
 
 import numpy as np
 import pytest
-from cases import CASES, STEPS, VARIANTS, Shape, draw_qkv, generator
+from cases import CASES, STEPS, VARIANTS, Shape, draw_qkv, fit, function_of, generator, options_of
 
 import xfref
 
 SOFTMAX = [label for label, variant in VARIANTS.items() if variant.scale and variant.function != "performer"]
 SCALED = [label for label, variant in VARIANTS.items() if variant.scale]
 CAUSAL = [label for label, variant in VARIANTS.items() if variant.causal]
-# linformer mixes the keys before the softmax: a key has no weight of its own
-BY_KEY = [label for label, variant in VARIANTS.items() if variant.function != "linformer"]
+ALWAYS = [label for label, variant in VARIANTS.items() if variant.always_causal]
+# linformer, for one, mixes the keys before the softmax: there a key has no weight of its own
+BY_KEY = [label for label, variant in VARIANTS.items() if variant.by_key]
+ANY_LENGTH = [label for label in BY_KEY if VARIANTS[label].lengths == "any"]
+FROM_KEYS = [label for label in BY_KEY if not VARIANTS[label].own_values]
+EVERYWHERE = ("attention", "attention_lse", "linear_transformer", "performer")  # every query sees every key
 
 each_variant = pytest.mark.parametrize("label", VARIANTS)
+# those that are called with q, k and v under these names
+each_of_qkv = pytest.mark.parametrize("label", [x for x, variant in VARIANTS.items() if variant.call is None])
 
 
 def inputs(label, rng, n=9, m=11, d=4, e=5, lead=(2, 3), dtype=np.float64, **other):
-    variant = VARIANTS[label]
-    shape = Shape(n, m, d, e, lead, other.get("k", lead), other.get("v"))
-    return draw_qkv(rng, dtype, shape, variant.size), variant.options(rng, n, m, d)
+    shape = fit(label, Shape(n, m, d, e, lead, other.get("k", lead), other.get("v")))
+    return draw_qkv(rng, dtype, shape, VARIANTS[label].size), options_of(label, rng, shape)
 
 
 def outputs(package, label, args, **options):
     """All results of a variant as a tuple, the output first."""
-    result = getattr(package, VARIANTS[label].function)(*args, **options)
+    result = function_of(package, label)(*args, **options)
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -52,9 +57,8 @@ def entry_by_entry(package, label, args, lead, **options):
 def test_q_n_d_k_m_d_v_m_e_give_n_e_and_no_leading_axes_is_fine(package, label, rng):
     for lead in ((), (2,), (2, 3), (2, 1, 3)):
         args, options = inputs(label, rng, lead=lead)
-        out, *lse = outputs(package, label, args, **options)
-        assert out.shape == (*lead, 9, 5)
-        assert all(x.shape == (*lead, 9) for x in lse)
+        out, *_ = outputs(package, label, args, **options)
+        assert out.shape == (*lead, args[0].shape[-2], 5)
 
 
 @each_variant
@@ -90,7 +94,7 @@ def test_h_own_or_own_fit_a_batch_of_heads(package, rng):
             bias=lambda place, x=wide_bias: x[place].copy()))
 
 
-@each_variant
+@pytest.mark.parametrize("label", [x for x, variant in VARIANTS.items() if variant.lengths != "equal"])
 def test_broadcast_axes_are_never_copied(label, rng):
     """A thousand query heads of one query each share one K/V head."""
     import tracemalloc
@@ -99,7 +103,7 @@ def test_broadcast_axes_are_never_copied(label, rng):
 
     single = draw_qkv(rng, np.float32, Shape(1, 2000, 8, 8, (), ()))
     q, k, v = (np.broadcast_to(x, (1000, *x.shape)) for x in single)
-    options = VARIANTS[label].options(rng, 1, 2000, 8)
+    options = VARIANTS[label].options(rng, 1, 2000, 8, 8)
     outputs(xfaccel, label, (q[:1], k[:1], v[:1]), **options)
     tracemalloc.start()
     try:
@@ -126,7 +130,7 @@ def test_key_mask_is_bool_true_attend_1_d_or_k_ndim_minus_1_axes(package, label,
          outputs(package, label, args, **options))
 
 
-@pytest.mark.parametrize("label", BY_KEY)
+@pytest.mark.parametrize("label", FROM_KEYS)
 def test_true_means_attend(package, label, rng):
     args, options = inputs(label, rng, n=11)
     q, k, v = args
@@ -141,7 +145,7 @@ def test_true_means_attend(package, label, rng):
          (out + 5 * (np.abs(out).sum(axis=-1, keepdims=True) > 0),), 1e-10)
 
 
-@each_variant
+@each_of_qkv
 def test_key_mask_of_k_ndim_minus_1_axes_counts_the_axes_of_k(package, label, rng):
     for k, v, shape in [((2, 3), (3,), (2, 1, 11)), ((3,), (2, 3), (3, 11)), ((2, 1), (3,), (2, 1, 11)),
                         ((1, 1), (1, 1), (2, 1, 11))]:
@@ -182,7 +186,7 @@ def test_scale_none_means_d_to_the_minus_one_half(package, label, rng):
         assert np.abs(outputs(package, label, args, scale=1.5, **options)[0] - default[0]).max() > 1e-4
 
 
-@pytest.mark.parametrize("label", SCALED)
+@pytest.mark.parametrize("label", [label for label in SCALED if VARIANTS[label].linear_in_q])
 def test_scale_multiplies_the_scores(package, label, rng):
     (q, k, v), options = inputs(label, rng, d=4)
     if "performer" in label:  # half of the scale goes to either side
@@ -210,7 +214,8 @@ def test_both_exist_on_every_softmax_variant(package):
 # positions
 
 
-@pytest.mark.parametrize("label", BY_KEY)
+@pytest.mark.parametrize("label", [label for label in BY_KEY if not VARIANTS[label].per_query
+                                   and VARIANTS[label].lengths != "equal"])
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_the_position_of_query_i_is_i_plus_m_minus_n(package, label, n, rng):
     """The last n queries of a square problem, alone, give the last n rows."""
@@ -222,7 +227,8 @@ def test_the_position_of_query_i_is_i_plus_m_minus_n(package, label, n, rng):
     same(last, (x.take(range(11 - n, 11), axis=2) for x in whole))
 
 
-@pytest.mark.parametrize("label", [label for label in BY_KEY if "block" not in label])
+@pytest.mark.parametrize("label", [label for label in ANY_LENGTH if VARIANTS[label].by_distance
+                                   and not VARIANTS[label].per_query])
 def test_queries_before_the_first_key_have_negative_positions(package, label, rng):
     """Keys that nobody may see, put before the others, change nothing."""
     (q, k, v), options = inputs(label, rng, n=11, m=7)
@@ -235,12 +241,12 @@ def test_queries_before_the_first_key_have_negative_positions(package, label, rn
     same(outputs(package, label, (q, k, v), **options), outputs(package, label, (q, k_wide, v_wide), **wide))
 
 
-@pytest.mark.parametrize("label", BY_KEY)
+@pytest.mark.parametrize("label", [label for label in ANY_LENGTH if label in FROM_KEYS])
 def test_causal_with_more_queries_than_keys_gives_the_first_queries_nothing(package, label, rng):
     args, options = inputs(label, rng, n=9, m=4)
     options |= dict(causal=True) if label in CAUSAL else {}
     out, *lse = outputs(package, label, args, **options)
-    first = 5 if label in CAUSAL or label == "sliding_window, right 0" else 0
+    first = 5 if label in CAUSAL + ALWAYS else 0
     assert not out[..., :first, :].any()
     assert all(np.isneginf(x[..., :first]).all() for x in lse)
 
@@ -273,7 +279,7 @@ def test_a_key_listed_twice_counts_once(package, rng):
              outputs(package, "attention_lse", args, mask=once))
 
 
-@pytest.mark.parametrize("label", BY_KEY)
+@pytest.mark.parametrize("label", FROM_KEYS)
 def test_a_query_that_sees_nothing_gets_zeros_and_lse_minus_infinity(package, label, rng):
     for dtype in (np.float32, np.float64):
         args, options = inputs(label, rng, dtype=dtype)
@@ -301,9 +307,9 @@ def test_a_row_without_a_visible_key_gets_zeros_beside_rows_that_have_one(packag
 
 
 def test_no_keys_at_all_gives_zeros(package, rng):
-    for label in VARIANTS:
-        args, options = inputs(label, rng, m=0)
-        if VARIANTS[label].function != "linformer":
+    for label in ANY_LENGTH:
+        if label in FROM_KEYS:
+            args, options = inputs(label, rng, m=0)
             out, *lse = outputs(package, label, args, **options)
             assert out.shape == (2, 3, 9, 5) and not out.any()
             assert all(np.isneginf(x).all() for x in lse)
@@ -324,19 +330,18 @@ def test_a_key_hidden_by_key_mask_never_touches_a_row(package, label, garbage, r
             assert a.tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize("label", BY_KEY)
+@pytest.mark.parametrize("label", [label for label in BY_KEY if VARIANTS[label].sees_itself])
 @pytest.mark.parametrize("which", ["key", "value"])
 def test_a_visible_nan_makes_the_row_nan(package, label, which, rng):
     (q, k, v), options = inputs(label, rng, n=11)
     (k if which == "key" else v)[..., 4, :] = np.nan
-    # every function but the local ones sees key 4 from everywhere; the local ones at least from query 4
+    # some functions see key 4 from everywhere, the others at least from query 4
     out = outputs(package, label, (q, k, v), **options)[0]
-    local = VARIANTS[label].function in ("sliding_window", "block_local", "longformer")
-    rows = out[..., 4, :] if local else out
+    rows = out if VARIANTS[label].function in EVERYWHERE else out[..., 4, :]
     assert np.isnan(rows).all()
 
 
-@pytest.mark.parametrize("label", BY_KEY)
+@pytest.mark.parametrize("label", [label for label in BY_KEY if VARIANTS[label].call is None])
 def test_a_nan_in_a_query_makes_its_row_nan_and_no_other(package, label, rng):
     (q, k, v), options = inputs(label, rng, n=11)
     q[..., 4, 1] = np.nan
@@ -404,7 +409,7 @@ WRONG = {
 }
 
 
-@each_variant
+@each_of_qkv
 @pytest.mark.parametrize("kind", WRONG)
 def test_other_types_raise_with_the_remedy(package, label, kind, rng):
     args, options = inputs(label, rng, dtype=np.float32)
@@ -418,7 +423,7 @@ def test_other_types_raise_with_the_remedy(package, label, kind, rng):
         outputs(package, label, [change(x) for x in args], **options)
 
 
-@each_variant
+@each_of_qkv
 def test_q_k_v_share_one_float_dtype(package, label, rng):
     (q, k, v), options = inputs(label, rng, dtype=np.float32)
     wide = np.float64
@@ -502,7 +507,7 @@ def test_there_is_no_epsilon(package):
 @pytest.mark.parametrize("function, label", [(f, label) for f, labels in STEPS.items() for label in labels])
 def test_any_split_of_a_sequence_gives_the_causal_result(package, function, label, rng):
     (q, k, v), options = inputs(label, rng, n=11)
-    whole = getattr(package, VARIANTS[label].function)(q, k, v, causal=True, **options)
+    whole = function_of(package, label)(q, k, v, causal=True, **options)
     for splits in ([11], [1] * 11, [4, 7], [1, 9, 1]):
         state, start = None, 0
         for c in splits:
@@ -537,7 +542,7 @@ def test_steps_broadcast_their_leading_axes(package, function, rng):
     step = getattr(package, function)
     first, _ = step(None, *(x[..., :4, :] for x in (q, k, v)), **options)
     _, out = step(first, *(x[..., 4:, :] for x in (q, k, v)), **options)
-    whole = getattr(package, VARIANTS[label].function)(q, k, v, causal=True, **options)
+    whole = function_of(package, label)(q, k, v, causal=True, **options)
     np.testing.assert_allclose(out, whole[..., 4:, :], rtol=0, atol=1e-11)
 
 

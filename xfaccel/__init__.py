@@ -2,9 +2,12 @@
 
 from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
-from xfaccel.fixed import block_local, longformer, sliding_window
-from xfaccel.kernel import linear_transformer, linear_transformer_step, performer, performer_step
-from xfaccel.lowrank import linformer
+from xfaccel.fixed.block_local import block_local
+from xfaccel.fixed.longformer import longformer
+from xfaccel.fixed.sliding_window import sliding_window
+from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
+from xfaccel.kernel.performer import performer, performer_step
+from xfaccel.lowrank.linformer import linformer
 
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition

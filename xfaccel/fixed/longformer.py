@@ -1,4 +1,4 @@
-"""Fixed patterns, fast: tile lists for the softmax engine."""
+"""Longformer, fast: band and global keys in one tile list."""
 
 import functools
 from collections.abc import Sequence
@@ -8,45 +8,8 @@ import numpy as np
 from xfaccel import patterns
 from xfaccel.arrays import check_array, check_shape, count, counts, leading, lengths
 from xfaccel.core import attention
-from xfaccel.engine import tiles
-from xfaccel.engine.softmax import attend
 
 Array = np.ndarray
-
-
-def block_local(q: Array, k: Array, v: Array, *, block: int, before: int = 0, after: int = 0,
-                causal: bool = False, key_mask: Array | None = None, scale: float | None = None) -> Array:
-    """Attention within blocks of `block` positions, with `before` and `after` whole blocks beside them.
-
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.block_local`: tiles of queries are cut at the
-    borders of blocks, so that all lanes of a tile see the same keys.
-
-    Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n block (1 + before + after) (d + e)) time, O(n) memory.
-    """
-    n, m = lengths(q, k, v)
-    block, before, after = count("block", block), count("before", before, 0), count("after", after, 0)
-    pattern = _blocks(n, m, block, before, after, bool(causal))
-    return attention(q, k, v, mask=pattern, key_mask=key_mask, scale=scale)
-
-
-def sliding_window(q: Array, k: Array, v: Array, *, left: int, right: int, dilation: int | Array = 1,
-                   key_mask: Array | None = None, scale: float | None = None) -> Array:
-    """Attention to `left` hops before and `right` hops after the query, a hop being `dilation` positions.
-
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.sliding_window`: one band per tile; with a
-    dilation g the tokens of equal remainder mod g form tiles, so that hops are neighbours.
-
-    Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (left + right + 1) (d + e)) time, O(n) memory.
-    """
-    n, m = lengths(q, k, v)
-    left, right = count("left", left, 0), count("right", right, 0)
-    dilation = counts("dilation", dilation, leading(q, k, v))
-    if isinstance(dilation, int):
-        return attend(q, k, v, tiles.band(n, m, -left, right, dilation), key_mask=key_mask, scale=scale)[0]
-    return attend(q, k, v, _bands(n, m, left, right, tuple(dilation.tolist())), plane_axes=dilation.shape,
-                  key_mask=key_mask, scale=scale)[0]
 
 
 def longformer(q: Array, k: Array, v: Array, *, window: int, dilation: int | Array = 1,
@@ -97,17 +60,6 @@ def _write_global_rows(out: Array, is_global: Array, q: Array, k: Array, v: Arra
         mask = past if causal else None
         out[here][..., rows, :] = attention(own_q[..., rows, :], own_k, own_v, mask=mask, scale=scale,
                                             key_mask=None if seen is None else seen[here])
-
-
-@functools.lru_cache(64)
-def _blocks(n: int, m: int, block: int, before: int, after: int, causal: bool) -> patterns.Pattern:
-    pattern = patterns.same_block(n, block, before, after, m)
-    return pattern & patterns.past(n, m) if causal else pattern
-
-
-@functools.lru_cache(64)
-def _bands(n: int, m: int, left: int, right: int, dilation: tuple[int, ...]) -> tiles.TileList:
-    return tiles.join([tiles.band(n, m, -left, right, hop) for hop in dilation])
 
 
 @functools.lru_cache(64)

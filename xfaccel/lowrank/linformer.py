@@ -1,4 +1,4 @@
-"""Low-rank attention, fast: fewer keys in the softmax engine."""
+"""Linformer, fast: two products along the sequence, then the softmax engine over fewer keys."""
 
 import numpy as np
 

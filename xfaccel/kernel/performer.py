@@ -1,36 +1,10 @@
-"""Kernel attention, fast: running sums in the scan engine, features made and used chunk by chunk."""
+"""Performer, fast: features made and used chunk by chunk in the scan engine."""
 
 import numpy as np
 
 from xfaccel.engine import scan
 
 Array = np.ndarray
-
-
-def linear_transformer(q: Array, k: Array, v: Array, *, causal: bool = False,
-                       key_mask: Array | None = None) -> Array:
-    """Attention with the similarity f(q) . f(k), f(x) = elu(x) + 1 (Katharopoulos et al. 2020, Eq. 5).
-
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.linear_transformer`: the products are regrouped
-    into running sums, taken 64 tokens at a time.
-
-    Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n + m) d e) time, causal or not; O(d e) memory.
-    """
-    return scan.attend(q, k, v, causal=causal, key_mask=key_mask)
-
-
-def linear_transformer_step(state: tuple[Array, Array] | None, q: Array, k: Array,
-                            v: Array) -> tuple[tuple[Array, Array], Array]:
-    """The next c tokens of a causal sequence, from a state of constant size.
-
-    ((...,d,e),(...,d)),(...,c,d),(...,c,d),(...,c,e) -> state, (...,c,e). Follows
-    `xfref.linear_transformer_step`; states may be handed from one to the other.
-
-    Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(c d e) time, O(d e) memory.
-    """
-    return scan.step(state, q, k, v)
 
 
 def performer(q: Array, k: Array, v: Array, *, projection: Array, features: str = "positive",
