@@ -364,12 +364,13 @@ def guarded(side: str) -> Iterator[None]:
     Operands and the tables of their addresses, tile lists, token ranges, scratch, the job record.
     """
     before = []
+    changes = [(threads, "run", _guarded_job(threads.run, side))]
     for module in (softmax, scan, product):
-        for name, value in (("run", _guarded_run(module.run, side)),
-                            ("scratch", lambda size: region(size, side)),
-                            ("_call", _guarded_call(module._call, side))):
-            before.append((module, name, getattr(module, name)))
-            setattr(module, name, value)
+        changes += [(module, "run", _guarded_run(module.run, side)),
+                    (module, "scratch", lambda size: region(size, side))]
+    for module, name, value in changes:
+        before.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
     try:
         with threads.limited(1):  # each thread would get a job record of its own
             yield
@@ -378,8 +379,8 @@ def guarded(side: str) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def _guarded_call(call: Callable, side: str) -> Callable:
-    return lambda job, *rest: call(moved(job, side), *rest)
+def _guarded_job(run: Callable, side: str) -> Callable:
+    return lambda kernel, job, *rest: run(kernel, moved(job, side), *rest)
 
 
 def _guarded_run(run: Callable, side: str) -> Callable:

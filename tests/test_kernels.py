@@ -12,15 +12,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import guard
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from numba import njit
 from numba.core import config
 
 import xfaccel
-from xfaccel.engine.cpu import cache, features_plain, product, scan, softmax, threads
+from xfaccel.engine.cpu import cache, features_plain, threads
+from xfaccel.engine.cpu.memory import compare_swap, fetch_add, pause, peek, store_int
 from xfaccel.engine.cpu.vector import vector_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -214,12 +217,56 @@ def large(rng, n=300):
     return tuple(rng.standard_normal((2, n, 16)).astype(np.float32) for _ in range(3))
 
 
-CALLS = {  # a call of each engine that is worth a helper, and the module that runs it last
-    "softmax": (softmax, lambda q, k, v: xfaccel.attention(q, k, v)),
-    "scan": (scan, lambda q, k, v: xfaccel.linear_transformer(*(np.tile(x, (4, 1)) for x in (q, k, v)))),
-    "product": (product, lambda q, k, v: xfaccel.linformer(
-        q, k, v, key_projection=q[0, :, :1].T * k[0, :60, :1], value_projection=v[0, :60, :1] * q[0, :, 0])),
+CALLS = {  # a call of each engine that is worth a helper
+    "softmax": lambda q, k, v: xfaccel.attention(q, k, v),
+    "scan": lambda q, k, v: xfaccel.linear_transformer(*(np.tile(x, (4, 1)) for x in (q, k, v))),
+    "product": lambda q, k, v: xfaccel.linformer(
+        q, k, v, key_projection=q[0, :, :1].T * k[0, :60, :1], value_projection=v[0, :60, :1] * q[0, :, 0]),
 }
+
+# of the records of the jobs below: threads that came, threads that may go
+CAME, GO = 0, 8
+LONG = 1 << 34  # looks, more than a minute: what is waited for does come
+
+
+@njit(nogil=True)
+def reaches(place, value):
+    for _ in range(LONG):
+        if peek(place) >= value:
+            return
+        pause()
+
+
+@njit(nogil=True)
+def hold(job, _, __, ___, zero):
+    """Come, and stay until told to go."""
+    fetch_add(job + CAME, 1)
+    reaches(job + GO, 1)
+    return 0
+
+
+@njit(nogil=True)
+def meet(job, _, __, ___, zero):
+    """The first to come waits for a second, who lets it go and stays some milliseconds."""
+    if fetch_add(job + CAME, 1) == 0:
+        reaches(job + CAME, 2)
+    else:
+        for _ in range(200_000):
+            pause()
+        fetch_add(job + GO, 1)
+    return 0
+
+
+def share(kernel, job, helpers):
+    threads.run(kernel, job, (None, None, None), np.float32(0), helpers)
+
+
+def posted():
+    """What the board holds beside the number of sleeping helpers: nothing, when no job is running."""
+    board = threads._BOARD.copy()
+    board[threads.ASLEEP // 8] = 0
+    slots = board[threads.FIRST // 8:].reshape(-1, threads._SLOT // 8)
+    return board[threads.WANTED // 8], slots[:, :threads.KERNEL // 8].any()
 
 
 @pytest.fixture
@@ -228,145 +275,108 @@ def two_threads(monkeypatch):
     monkeypatch.setattr(threads, "worth", lambda multiplications, items: min(2, items))
 
 
-def five_tiles():
-    """A job record of which nobody takes a tile: next tile, tiles done, tiles in all."""
-    return np.array([0, 0, 5], np.int64)
-
-
-@pytest.fixture
-def kept(monkeypatch):
-    """The jobs of the calls to come, each done by its caller alone: (work, helpers)."""
-    jobs = []
-
-    def run_alone(work, helpers, job):
-        jobs.append((work, helpers))
-        assert work(), "whoever finishes the last tile says so"
-
-    monkeypatch.setattr(threads, "run", run_alone)
-    return jobs
+@jitted
+@pytest.mark.parametrize("engine", CALLS)
+def test_a_call_leaves_nothing_for_helpers_that_come_late(engine, rng, two_threads):
+    args, asked = large(rng), []
+    with mock.patch.object(threads, "run", wraps=threads.run) as ran:
+        right = CALLS[engine](*args).tobytes()
+        asked = [call.args[-1] for call in ran.call_args_list]
+    assert any(asked), "no job was worth a helper"
+    for _ in range(20):
+        assert CALLS[engine](*args).tobytes() == right
+        assert posted() == (0, False)
 
 
 @jitted
-@pytest.mark.parametrize("engine", CALLS)
-def test_a_helper_that_comes_late_does_nothing(engine, rng, two_threads, kept):
-    _, call = CALLS[engine]
-    out = call(*large(rng))
-    right = out.tobytes()
-    shared = [work for work, helpers in kept if helpers]
-    assert shared, "no job was worth a helper"
-    out.fill(np.nan)
-    for work in shared:
-        assert work() is False
-    assert np.isnan(out).all()
-    assert call(*large(np.random.default_rng(20201106))).tobytes() == right
+def test_a_caller_waits_for_the_helper_that_is_inside():
+    for _ in range(5):
+        job = np.zeros(2, np.int64)
+        share(meet, job, 1)
+        assert job.tolist() == [2, 1], "the caller was gone before its helper"
+        assert posted() == (0, False)
 
 
 @jitted
-@pytest.mark.parametrize("engine", CALLS)
-def test_a_cancelled_job_has_no_tiles_left(engine, rng, two_threads, monkeypatch):
-    """Ctrl-C in the caller: a helper that comes later finds nothing to do, and writes nothing."""
-    module, call = CALLS[engine]
-    original, jobs = module._call, []
-
-    def interrupted(*arguments):
-        jobs.append(arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_call", interrupted)
-    monkeypatch.setattr(threads, "_start", lambda helpers: None)
-    monkeypatch.setattr(threads, "_TASKS", type(threads._TASKS)())  # no helper takes from this queue
-    with pytest.raises(KeyboardInterrupt):
-        call(*large(rng))
-    [arguments] = jobs
-    assert original(*arguments) is False
+def test_a_helper_that_sleeps_is_woken():
+    share(meet, np.zeros(2, np.int64), 1)
+    deadline = time.monotonic() + 60
+    while threads._BOARD[threads.ASLEEP // 8] < len(threads._STARTED):
+        assert time.monotonic() < deadline, "helpers stay awake with nothing to do"
+        time.sleep(0.001)
+    job = np.zeros(2, np.int64)
+    share(meet, job, 1)
+    assert job.tolist() == [2, 1]
 
 
 @jitted
 def test_busy_helpers_keep_no_caller_waiting(rng, two_threads):
     """Helpers that another job holds up, as a thread does that the system has not woken yet."""
-    helpers = (os.cpu_count() or 1) - 1
-    if not helpers:
-        pytest.skip("needs two cores")
-    here, release, arrived = threading.get_ident(), threading.Event(), threading.Semaphore(0)
+    helpers = max(len(threads._STARTED), 1)
     q, k, v = large(rng)
     right = xfaccel.attention(q, k, v).tobytes()
-    last = iter([False] * (helpers - 1) + [True])
-
-    def hold():
-        if threading.get_ident() in (here, caller.ident):
-            return False
-        arrived.release()
-        release.wait(60)
-        return next(last)
-
-    caller = threading.Thread(target=lambda: threads.run(hold, helpers, five_tiles()))
+    job = np.zeros(2, np.int64)
+    caller = threading.Thread(target=share, args=(hold, job, helpers))
     caller.start()
     try:
-        for _ in range(helpers):
-            assert arrived.acquire(timeout=60)
+        deadline = time.monotonic() + 60
+        while job[CAME // 8] < 1 + helpers:
+            assert time.monotonic() < deadline, f"{job[0]} threads came"
+            threads._WAKE.put(None)
+            time.sleep(0.001)
         for _ in range(20):
             assert xfaccel.attention(q, k, v).tobytes() == right
-        assert not release.is_set() and caller.is_alive()
+        assert caller.is_alive()
     finally:
-        release.set()
+        job[GO // 8] = 1
         caller.join(60)
-    assert not caller.is_alive()
-    # the helpers come now, to twenty jobs that are long done
+    assert not caller.is_alive() and posted() == (0, False)
     assert xfaccel.attention(q, k, v).tobytes() == right
 
 
 @jitted
 def test_callers_share_one_helper(rng, two_threads):
+    """Twice as many callers as the board has slots: who finds none does its job alone."""
     q, k, v = large(rng)
     right = xfaccel.attention(q, k, v).tobytes()
-    barrier = threading.Barrier(8)
+    callers = 2 * threads._SLOTS
+    barrier = threading.Barrier(callers)
 
     def caller(_):
         barrier.wait(60)
         return all(xfaccel.attention(q, k, v).tobytes() == right for _ in range(20))
 
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(caller, range(8)))
+    with ThreadPoolExecutor(callers) as pool:
+        assert all(pool.map(caller, range(callers)))
+    assert posted() == (0, False)
+
+
+@jitted
+def test_without_helpers_nothing_is_posted():
+    job = np.array([1, 1], np.int64)  # who comes next does not wait
+    started = len(threads._STARTED)
+    share(meet, job, 0)
+    assert job.tolist() == [2, 2] and len(threads._STARTED) == started and posted() == (0, False)
 
 
 @pytest.mark.unjitted
-def test_an_error_in_the_callers_work_cancels_the_job():
-    caller, job, helped = threading.get_ident(), five_tiles(), threading.Event()
-
-    def work():
-        if threading.get_ident() == caller:
-            raise KeyboardInterrupt
-        helped.set()
-        return False
-
-    with pytest.raises(KeyboardInterrupt):
-        threads.run(work, 1, job)
-    assert job.tolist() == [5, 0, 5], "tiles are left"
-    assert helped.wait(60), "the helper is there, and goes on"
+def test_steps_that_no_thread_divides():
+    cell = np.array([5, 7], np.int64)
+    place = cell.ctypes.data
+    assert memory_steps(place) == (True, False, 3, 4)
+    assert cell.tolist() == [4, 9]
 
 
-@pytest.mark.unjitted
-def test_a_caller_waits_for_the_helper_that_finishes_its_job():
-    caller, ended = threading.get_ident(), []
-
-    def work():
-        if threading.get_ident() == caller:
-            return False
-        time.sleep(0.02)
-        ended.append(threading.current_thread().name)
-        return True
-
-    for turn in range(5):
-        threads.run(work, 1, five_tiles())
-        assert len(ended) == turn + 1
-    assert all(name.startswith("xfaccel") for name in ended)
+def memory_steps(place):
+    steps = _steps if config.DISABLE_JIT else njit(_steps)
+    return steps(place)
 
 
-@pytest.mark.unjitted
-def test_without_helpers_no_thread_is_asked():
-    asked = []
-    threads.run(lambda: asked.append(threading.current_thread()) is None, 0, five_tiles())
-    assert asked == [threading.current_thread()]
+def _steps(place):
+    first, second = compare_swap(place, 5, 3), compare_swap(place, 5, 8)
+    before = fetch_add(place, 1)
+    store_int(place + 8, 9)
+    return first, second, before, peek(place)
 
 
 @pytest.mark.unjitted
@@ -374,13 +384,12 @@ def test_the_tightest_bound_counts_and_is_named(monkeypatch):
     monkeypatch.setattr(config, "DISABLE_JIT", 0)
     monkeypatch.setattr(threads, "_affinity", lambda: 8)
     monkeypatch.setattr(threads, "_quota", lambda: None)
-    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_ASKED", None)
     found = lambda: (threads.available(), threads.reason())
     assert found() == (8, "cores this process may run on")
     monkeypatch.setattr(threads, "_quota", lambda: 6)
     assert found() == (6, "cgroup quota")
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "4")
-    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 4)
+    monkeypatch.setattr(threads, "_ASKED", 4)
     assert found() == (4, "NUMBA_NUM_THREADS")
     with threads.limited(3):
         assert found() == (3, "limited by the caller")
@@ -418,18 +427,3 @@ def test_the_quota_of_either_cgroup_version_is_read(files, cores, tmp_path, monk
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(threads, "Path", lambda path: tmp_path / Path(path).relative_to("/sys/fs/cgroup"))
     assert threads._quota.__wrapped__() == cores
-
-
-def test_an_error_in_a_helper_reaches_the_caller():
-    """Nobody else could tell the caller, who would wait for ever."""
-    caller = threading.get_ident()
-    job = np.array([0, 0, 1], np.int64)  # next, done, total: one tile that is never done
-
-    def work():
-        if threading.get_ident() != caller:
-            raise RuntimeError("in the helper")
-        return False
-
-    with pytest.raises(RuntimeError, match="in the helper"):
-        threads.run(work, 1, job)
-    assert job[0] == job[2]

@@ -58,7 +58,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None = No
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n m (d + e)) time, half of it if causal; O(n) memory.
     """
-    return attention_lse(q, k, v, mask=mask, key_mask=key_mask, bias=bias, causal=causal, scale=scale)[0]
+    return _attend(q, k, v, mask, key_mask, bias, causal, scale, False)[0]
 
 
 def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None = None,
@@ -71,23 +71,7 @@ def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: as for `attention`.
     """
-    n, m = lengths(q, k, v)
-    if isinstance(mask, Pattern):
-        if mask.shape[-2:] != (n, m):
-            raise ValueError(f"mask needs the shape (..., {n}, {m}), got {mask.shape}")
-        lead = leading(q, k, v)
-        axes = mask.shape[:-2]
-        try:
-            fits = np.broadcast_shapes(axes, lead) == lead
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(f"mask needs leading axes that broadcast to {lead}, got {axes}")
-        if causal:
-            mask = mask & past(n, m)
-        return attend(q, k, v, mask.tile_list(), plane_axes=axes, key_mask=key_mask, bias=bias, scale=scale)
-    tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
-    return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale)
+    return _attend(q, k, v, mask, key_mask, bias, causal, scale, True)
 
 
 def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array, Array]:
@@ -116,3 +100,27 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
     out = weight_a[..., None] * out_a
     out += weight_b[..., None] * out_b
     return out, lse
+
+
+def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask: Array | None,
+            bias: Array | None, causal: bool, scale: float | None,
+            with_lse: bool) -> tuple[Array, Array | None]:
+    n, m = lengths(q, k, v)
+    if isinstance(mask, Pattern):
+        if mask.shape[-2:] != (n, m):
+            raise ValueError(f"mask needs the shape (..., {n}, {m}), got {mask.shape}")
+        lead = leading(q, k, v)
+        axes = mask.shape[:-2]
+        try:
+            fits = np.broadcast_shapes(axes, lead) == lead
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"mask needs leading axes that broadcast to {lead}, got {axes}")
+        if causal:
+            mask = mask & past(n, m)
+        return attend(q, k, v, mask.tile_list(), plane_axes=axes, key_mask=key_mask, bias=bias, scale=scale,
+                      with_lse=with_lse)
+    tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
+    return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale,
+                  with_lse=with_lse)

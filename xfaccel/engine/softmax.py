@@ -10,7 +10,6 @@ from xfaccel.arrays import (
     check_mask,
     empty,
     leading,
-    lengths,
     parameter,
     rows,
     scale_or_default,
@@ -23,18 +22,17 @@ Array = np.ndarray
 
 def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axes: tuple[int, ...] = (),
            key_mask: Array | None = None, mask: Array | None = None, bias: Array | None = None,
-           scale: float | None = None) -> tuple[Array, Array]:
-    """Softmax attention over a tile list.
+           scale: float | None = None, with_lse: bool = True) -> tuple[Array, Array | None]:
+    """Softmax attention over a tile list; q, k and v have been checked by `lengths`.
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n). The planes of `tile_list` are laid out over leading
-    axes of lengths `plane_axes`, which broadcast against those of q, k and v. `mask` and `bias` are dense and
-    broadcastable to (...,n,m).
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n), the latter None unless `with_lse`. The planes of
+    `tile_list` are laid out over leading axes of lengths `plane_axes`, which broadcast against those of q, k
+    and v. `mask` and `bias` are dense and broadcastable to (...,n,m).
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
     """
-    n, m = lengths(q, k, v)
-    lead, d, e = leading(q, k, v), q.shape[-1], v.shape[-1]
+    (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
     scale = scale_or_default(scale, q)
     key_rows = mask_rows = bias_rows = None
     if key_mask is not None:
@@ -45,10 +43,11 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     if bias is not None:
         added = parameter("bias", bias, q.dtype, own=(n, m), lead=lead, broadcast=True)
         bias_rows = rows(_at_least_2d(added, n, m), lead, dense=False)
-    out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype)
-    cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead), rows(lse[..., None], lead), d=d,
-            e=e, tile_list=tile_list, plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows,
-            mask=mask_rows, bias=bias_rows)
+    out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
+    cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
+            rows(lse[..., None], lead) if with_lse else None, d=d, e=e, tile_list=tile_list,
+            plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows, mask=mask_rows,
+            bias=bias_rows)
     return out, lse
 
 

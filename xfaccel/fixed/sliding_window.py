@@ -25,9 +25,10 @@ def sliding_window(q: Array, k: Array, v: Array, *, left: int, right: int, dilat
     left, right = count("left", left, 0), count("right", right, 0)
     dilation = counts("dilation", dilation, leading(q, k, v))
     if isinstance(dilation, int):
-        return attend(q, k, v, tiles.band(n, m, -left, right, dilation), key_mask=key_mask, scale=scale)[0]
+        return attend(q, k, v, tiles.band(n, m, -left, right, dilation), key_mask=key_mask, scale=scale,
+                      with_lse=False)[0]
     return attend(q, k, v, _bands(n, m, left, right, tuple(dilation.tolist())), plane_axes=dilation.shape,
-                  key_mask=key_mask, scale=scale)[0]
+                  key_mask=key_mask, scale=scale, with_lse=False)[0]
 
 
 @functools.lru_cache(64)

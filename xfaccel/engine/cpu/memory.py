@@ -161,6 +161,54 @@ def peek(address):
 
 
 @intrinsic
+def _compare_swap(typing, address, old, new):
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(builder, arguments[0], ir.IntType(64))
+        result = builder.cmpxchg(pointer, arguments[1], arguments[2], "seq_cst")
+        return builder.extract_value(result, 1)
+    return types.boolean(types.int64, types.int64, types.int64), generate
+
+
+@twin(_compare_swap)
+def compare_swap(address, old, new):
+    """If the int64 at `address` is `old`, make it `new`, as one step; returns whether it was."""
+    with _LOCK:
+        cell = ctypes.c_int64.from_address(int(address))
+        if cell.value != old:
+            return False
+        cell.value = int(new)
+        return True
+
+
+@intrinsic
+def _store_int(typing, address, value):
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[1], _pointer(builder, arguments[0], ir.IntType(64)))
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64), generate
+
+
+@twin(_store_int)
+def store_int(address, value):
+    """Write the int64 at `address`."""
+    ctypes.c_int64.from_address(int(address)).value = int(value)
+
+
+@intrinsic
+def invoke(typing, kernel, job, a, b, c, zero):
+    """Call the compiled kernel at an address: kernel(job, a, b, c, zero). It has no Python twin.
+
+    A switch that is None in the kernel is an empty pointer there: a zero, which is passed alike.
+    """
+    def generate(context, builder, signature, arguments):
+        integer = ir.IntType(64)
+        kind = ir.FunctionType(integer, [integer] * 4 + [arguments[5].type])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 5, zero), generate
+
+
+@intrinsic
 def _pause(typing):
     def generate(context, builder, signature, arguments):
         if platform.machine() in ("x86_64", "AMD64"):

@@ -4,8 +4,6 @@ NumPy calls BLAS once per leading entry, with threads that have to meet at the e
 products; here all products of a call are tiles of one job, made of the same micro-kernel as the engines.
 """
 
-import functools
-
 import numpy as np
 from numba import njit
 
@@ -20,13 +18,13 @@ from xfaccel.engine.tiles import TILE
 Array = np.ndarray
 
 # byte offsets in the job record, as in `softmax`: A (NUMBER, LENGTH) times X (LENGTH, WIDTH) into OUT
-(NEXT, DONE, TOTAL, WORKERS, ACROSS, DOWN, NUMBER, LENGTH, WIDTH, A, _, A_ROW, X, _, X_ROW, OUT, _,
- OUT_ROW, KEY_MASK, _, KEY_MASK_COLUMN, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 23, 8)
+(NEXT, TOTAL, WORKERS, ACROSS, DOWN, NUMBER, LENGTH, WIDTH, A, _, A_ROW, X, _, X_ROW, OUT, _,
+ OUT_ROW, KEY_MASK, _, KEY_MASK_COLUMN, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 22, 8)
 
 with cache.enabled():
     @njit(**OPTIONS)
-    def _work(job, key_mask, zero):
-        """Take tiles of 64 x 64 results until there are none. True in the thread that finished the last."""
+    def _work(job, key_mask, _, __, zero):
+        """Take tiles of 64 x 64 results until there are none."""
         size = size_of(zero)
         row = TILE * size
         total, across, down = load_int(job + TOTAL), load_int(job + ACROSS), load_int(job + DOWN)
@@ -36,12 +34,10 @@ with cache.enabled():
         ones, result, tile = room, room + row, room + (1 + TILE) * row
         copy = tile + TILE * row
         micro.fill(ones, 1, zero + 1, zero)
-        finished = 0
         while True:
             item = fetch_add(job + NEXT, 1)
             if item >= total:
                 break
-            finished += 1
             entry, place = item // (across * down), item % (across * down)
             top, left = place // across * TILE, place % across * TILE
             height, width = min(TILE, load_int(job + NUMBER) - top), min(TILE, load_int(job + WIDTH) - left)
@@ -64,7 +60,7 @@ with cache.enabled():
             out = start_of(job + OUT, entry) + top * out_row + left * size
             for number in range(height):
                 micro.copy_row(result + number * row, width, out + number * out_row, zero)
-        return finished > 0 and fetch_add(job + DONE, finished) + finished == total
+        return 0
 
 
 def run(a: Rows, x: Rows, out: Rows, *, number: int, length: int, width: int, key_mask: Rows | None) -> None:
@@ -77,14 +73,7 @@ def run(a: Rows, x: Rows, out: Rows, *, number: int, length: int, width: int, ke
     workers = threads.worth(entries * number * length * width, total)
     size = (1 + 3 * TILE) * TILE * dtype.itemsize
     room = scratch(workers * size)
-    job = np.array([0, 0, total, 0, across, down, number, length, width, *a[2:5], *x[2:5], *out[2:5],
+    job = np.array([0, total, 0, across, down, number, length, width, *a[2:5], *x[2:5], *out[2:5],
                     *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
                     address(room), size], np.int64)
-    # what the kernel reads and writes lives as long as the work does
-    work = functools.partial(_call, job, None if key_mask is None else 1, dtype.type(0),
-                             (a, x, out, key_mask, room))
-    threads.run(work, workers - 1, job)
-
-
-def _call(job: Array, key_mask: int | None, zero, keep: tuple) -> bool:
-    return _work(address(job), key_mask, zero)
+    threads.run(_work, job, (None if key_mask is None else 1, None, None), dtype.type(0), workers - 1)

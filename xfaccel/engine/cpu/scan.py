@@ -11,7 +11,6 @@ after it. A state is one block of numbers: sums s (features, value columns up to
 (features), top (features, in units of log 2).
 """
 
-import functools
 import math
 
 import numpy as np
@@ -45,7 +44,7 @@ POSITIVE, HYPERBOLIC, TRIGONOMETRIC, RELU = range(4)
 SUM, READ, CAUSAL = range(3)
 
 # byte offsets in the job record, as in `softmax`
-(NEXT, DONE, TOTAL, WORKERS,         # the counter that hands out parts; parts finished; parts; threads
+(NEXT, TOTAL, WORKERS, ROOT,         # the counter that hands out parts; parts; threads; sqrt(scale)
  MODE, PARTS, RANGES, SHIFT,         # per leading entry; their (first token, end); query of t is t + SHIFT
  D, E, ROWS, FEATURES,               # key width, value width, rows of the projection, features
  Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, PROJECTION, _, PROJECTION_ROW,
@@ -88,8 +87,8 @@ with cache.enabled():
             kernel.combine(multipliers, features, zero, half, zero, powers, zero)
 
     @njit(**OPTIONS)
-    def _work(job, kind, factors, key_mask, root, zero):
-        """Take parts until there are none. True in the thread that finished the last of the job.
+    def _work(job, kind, factors, key_mask, zero):
+        """Take parts until there are none.
 
         `kind` is a feature kind, or None for elu + 1; `factors` is None for the kinds that are pure
         exponentials and `key_mask` None where there is none: what is None has no code compiled for it. One
@@ -121,12 +120,11 @@ with cache.enabled():
         for f in range(features):
             store_real(none + f * size, zero, zero)
         number = load_int(job + STATE_SIZE) // size
-        total_parts, parts, finished = load_int(job + TOTAL), load_int(job + PARTS), 0
+        total_parts, parts, root = load_int(job + TOTAL), load_int(job + PARTS), load_real(job + ROOT, zero)
         while True:
             item = fetch_add(job + NEXT, 1)
             if item >= total_parts:
                 break
-            finished += 1
             entry, part = item // parts, item % parts
             # the state grows where it has to end, or in scratch
             state = own_state
@@ -254,7 +252,7 @@ with cache.enabled():
                     for block in range(blocks):
                         micro.accumulate(v + block * row, v_row, count, k_weights, size, row, features, ones,
                                          state + block * row, blocks * row, zero)
-        return finished > 0 and fetch_add(job + DONE, finished) + finished == total_parts
+        return 0
 
 
 def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtype: np.dtype, kind: int | None,
@@ -280,20 +278,12 @@ def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtyp
     room = scratch(workers * size)
     places = [x[2:5] if x else (0, 0, 0) for x in (q, k, v, out, projection)]
     job = np.array([
-        0, 0, total, 0, mode, len(ranges), address(ranges), shift, d, e, rows, features,
+        0, total, 0, 0, mode, len(ranges), address(ranges), shift, d, e, rows, features,
         *(number for place in places for number in place),
         *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
         *((*begin[2:4], 0 if mode == READ else begin.stride) if begin else (0, 0, 0)),
         *(end[2:5] if end else (0, 0, 0)),
         state, address(room), size], np.int64)
-
-    # what the kernel reads and writes lives as long as the work does
-    work = functools.partial(_call, job, kind, 1 if kind in (TRIGONOMETRIC, RELU) else None,
-                             None if key_mask is None else 1, dtype.type(root), dtype.type(0),
-                             (q, k, v, out, ranges, projection, key_mask, begin, end, room))
-    threads.run(work, workers - 1, job)
-
-
-def _call(job: Array, kind: int | None, factors: int | None, key_mask: int | None, root, zero,
-          keep: tuple) -> bool:
-    return _work(address(job), kind, factors, key_mask, root, zero)
+    job.view(dtype)[ROOT // dtype.itemsize] = root
+    switches = kind, 1 if kind in (TRIGONOMETRIC, RELU) else None, None if key_mask is None else 1
+    threads.run(_work, job, switches, dtype.type(0), workers - 1)

@@ -6,7 +6,6 @@ every thread; its tiles are handed out by an atomic counter, and each is compute
 thread takes it.
 """
 
-import functools
 import math
 
 import numpy as np
@@ -15,7 +14,7 @@ from numba import njit
 from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import cache, threads
 from xfaccel.engine.cpu.kernels import tile as micro
-from xfaccel.engine.cpu.memory import fetch_add, load_int, size_of, start_of
+from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, start_of
 from xfaccel.engine.cpu.tile_plain import OPTIONS
 from xfaccel.engine.tiles import TILE, TileList
 
@@ -24,8 +23,8 @@ Array = np.ndarray
 
 # byte offsets in the job record. Of an operand X the record holds its base, the address of the offsets of its
 # leading entries, and then its strides; operands that a job lacks are 0
-(NEXT, DONE, TOTAL, WORKERS,     # the counter that hands out tiles, tiles finished, tiles, threads that came
- SLOTS, D, E,                    # tiles per leading entry (of the largest plane), key width, value width
+(NEXT, TOTAL, WORKERS,           # the counter that hands out tiles, tiles, threads that came
+ SLOTS, D, E, SCALE,             # tiles per leading entry (of the largest plane), key and value width
  Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, LSE, _,
  KEY_MASK, _, KEY_MASK_COLUMN, MASK, _, MASK_ROW, MASK_COLUMN, BIAS, _, BIAS_ROW, BIAS_COLUMN,
  PLANES, PLANE_OF, TILES, OFFSETS, SEGMENTS, MASKS,  # the tile list, and the plane of each leading entry
@@ -34,12 +33,13 @@ Array = np.ndarray
 
 with cache.enabled():
     @njit(**OPTIONS)
-    def _work(job, scale, key_mask, dense, zero):
-        """Take tiles until there are none. True in the thread that finished the last tile of the job.
+    def _work(job, key_mask, dense, _, zero):
+        """Take tiles until there are none.
 
         `key_mask` and `dense` (mask or bias) are None where there is none: then no code for them is compiled.
         One function on purpose: Numba optimises a function again in each of its callers.
         """
+        scale = load_real(job + SCALE, zero)
         size, d, e = size_of(zero), load_int(job + D), load_int(job + E)
         row = TILE * size
         total, slots = load_int(job + TOTAL), load_int(job + SLOTS)
@@ -54,12 +54,10 @@ with cache.enabled():
         k_copy = shrink + row
         v_copy = k_copy + row * d
 
-        finished = 0
         while True:
             item = fetch_add(job + NEXT, 1)
             if item >= total:
                 break
-            finished += 1
             entry = item // slots
             plane = load_int(job + PLANES) + 8 * load_int(load_int(job + PLANE_OF) + 8 * entry)
             tile = load_int(plane) + item - entry * slots
@@ -126,15 +124,16 @@ with cache.enabled():
             out_row = load_int(job + OUT_ROW)
             out = start_of(job + OUT, entry) + first * out_row
             micro.unpack(result, count, e, sums, out, step * out_row, zero)
-            lse = start_of(job + LSE, entry) + first * size
-            micro.logarithms(top, sums, count, lse, step * size, zero)
-        return finished > 0 and fetch_add(job + DONE, finished) + finished == total
+            if load_int(job + LSE) != 0:
+                lse = start_of(job + LSE, entry) + first * size
+                micro.logarithms(top, sums, count, lse, step * size, zero)
+        return 0
 
 
-def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile_list: TileList,
+def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: int, tile_list: TileList,
         plane_of: Array, scale: float, key_mask: Rows | None = None, mask: Rows | None = None,
         bias: Rows | None = None) -> None:
-    """Fill `out` (n, e) and `lse` (n, 1) of every leading entry.
+    """Fill `out` (n, e) and, where it is wanted, `lse` (n, 1) of every leading entry.
 
     `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
     `bias` are rows of (n, m), `key_mask` rows of (1, m).
@@ -148,19 +147,11 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows, *, d: int, e: int, tile
     size = -(-(TILE * (TILE + 2 * d + 2 * e + 3)) * dtype.itemsize // 64) * 64
     room = scratch(workers * size)
     job = np.array([
-        0, 0, total, 0, tile_list.slots, d, e,
-        *q[2:5], *k[2:5], *v[2:5], *out[2:5], *lse[2:4],
+        0, total, 0, tile_list.slots, d, e, 0,
+        *q[2:5], *k[2:5], *v[2:5], *out[2:5], *(lse[2:4] if lse else (0, 0)),
         *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
         *(mask[2:] if mask else (0, 0, 0, 0)), *(bias[2:] if bias else (0, 0, 0, 0)),
         tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size], np.int64)
-
-    # what the kernel reads and writes lives as long as the work does
-    work = functools.partial(_call, job, dtype.type(scale * math.log2(math.e)),
-                             None if key_mask is None else 1,
-                             None if mask is None and bias is None else 1, dtype.type(0),
-                             (q, k, v, out, lse, key_mask, mask, bias, tile_list, plane_of, room))
-    threads.run(work, workers - 1, job)
-
-
-def _call(job: Array, scale, key_mask: int | None, dense: int | None, zero, keep: tuple) -> bool:
-    return _work(address(job), scale, key_mask, dense, zero)
+    job.view(dtype)[SCALE // dtype.itemsize] = scale * math.log2(math.e)
+    switches = None if key_mask is None else 1, None if mask is None and bias is None else 1, None
+    threads.run(_work, job, switches, dtype.type(0), workers - 1)

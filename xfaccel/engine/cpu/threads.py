@@ -1,9 +1,10 @@
 """Helper threads that share one job's tiles with the thread that called.
 
-A job is a list of tiles behind an atomic counter. The caller works on it too, and returns when every tile is
-done, not when every thread has come: a helper that the system wakes late finds the counter at its end and
-goes back to sleep. So a sleeping thread costs nothing but its help, any number of callers share the helpers,
-and a job's memory is kept alive by whoever still holds it. Kernels release the GIL.
+A job is a list of tiles behind an atomic counter. The caller posts it on a board, works on it too, takes it
+down when no tile is left, and waits only for helpers that are inside: they are awake and have a tile each. A
+helper that sleeps, or that the system wakes late, finds nothing on the board: a sleeping thread costs nothing
+but its help. Between jobs a helper watches the board for a while without holding the GIL, so that calls that
+follow each other find it awake; then it sleeps. Any number of callers share the helpers.
 """
 
 import contextlib
@@ -16,34 +17,108 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numba.core import config
 
 from xfaccel.arrays import address
 from xfaccel.engine.cpu import cache
-from xfaccel.engine.cpu.memory import pause, peek
+from xfaccel.engine.cpu.memory import (
+    compare_swap,
+    fetch_add,
+    invoke,
+    load_int,
+    pause,
+    peek,
+    size_of,
+    store_int,
+)
 
-# byte offsets with which every job record begins: the next tile, tiles that are done, tiles in all
-NEXT, DONE, TOTAL = 0, 8, 16
+Array = np.ndarray
 
-_PATIENCE = 10_000  # looks at a counter before a thread goes to sleep: some tenths of a millisecond
-_POSTED = np.zeros(1, np.int64)  # grows with every job; a hint to wake up, so a lost count does no harm
-_SMALL = 1 << 23  # multiplications, about 0.1 ms of one core: sharing fewer of them costs more than it brings
+# The board: how many helpers are wanted in all, how many sleep, then a few slots, each of cache lines of its
+# own. A slot: taken by a caller, helpers that may still come, helpers inside, and the call: the kernel's
+# address, the job, three switches, bytes of an element
+_SLOTS, _SLOT = 8, 128
+WANTED, ASLEEP, FIRST = 0, 64, 128
+TAKEN, FREE, INSIDE, KERNEL, JOB, A, B, C, SIZE = range(0, 8 * 9, 8)
+
+_PATIENCE = 10_000  # looks at the board before a helper goes to sleep: some tenths of a millisecond
+_SMALL = 1 << 21    # multiplications, about 30 us of one core: fewer are not worth sharing
 _LIMIT = contextvars.ContextVar("xfaccel thread limit", default=None)
+_ASKED = config.NUMBA_NUM_THREADS if "NUMBA_NUM_THREADS" in os.environ else None
 _LOCK = threading.Lock()
-_TASKS: queue.SimpleQueue = queue.SimpleQueue()
+_WAKE: queue.SimpleQueue = queue.SimpleQueue()
 _STARTED: list[threading.Thread] = []
+
+
+def _new_board() -> Array:
+    memory = np.zeros(FIRST + _SLOTS * _SLOT + 64, np.uint8)
+    start = -address(memory) % 64
+    return memory[start:start + FIRST + _SLOTS * _SLOT].view(np.int64)
+
+
+_BOARD = _new_board()
 
 
 with cache.enabled():
     @njit(nogil=True, cache=True)
-    def reaches(place, value, looks):
-        """Look at the counter at `place` until it is at least `value`: True, or False after so many looks."""
-        for _ in range(looks):
-            if peek(place) >= value:
-                return True
+    def _lead(board, kernel, job, a, b, c, helpers, zero):
+        """Run the job here and, if there is a free slot on the board, in up to `helpers` other threads."""
+        slot = 0
+        if helpers > 0:
+            for number in range(_SLOTS):
+                place = board + FIRST + number * _SLOT
+                if compare_swap(place + TAKEN, 0, 1):
+                    slot = place
+                    break
+        if slot == 0:
+            invoke(kernel, job, a, b, c, zero)
+            return
+        store_int(slot + KERNEL, kernel)
+        store_int(slot + JOB, job)
+        store_int(slot + A, a)
+        store_int(slot + B, b)
+        store_int(slot + C, c)
+        store_int(slot + SIZE, size_of(zero))
+        fetch_add(slot + FREE, helpers)
+        fetch_add(board + WANTED, helpers)
+        invoke(kernel, job, a, b, c, zero)
+        fetch_add(board + WANTED, -helpers)
+        left = peek(slot + FREE)
+        while left > 0 and not compare_swap(slot + FREE, left, 0):
+            left = peek(slot + FREE)
+        while peek(slot + INSIDE) > 0:
             pause()
-        return False
+        compare_swap(slot + TAKEN, 1, 0)
+
+    @njit(nogil=True, cache=True)
+    def _serve(board, woken, looks):
+        """Help with what is on the board until it has been empty for so many looks."""
+        fetch_add(board + ASLEEP, -woken)
+        left = looks
+        while left > 0:
+            left -= 1
+            if peek(board + WANTED) == 0:
+                pause()
+                continue
+            for number in range(_SLOTS):
+                slot = board + FIRST + number * _SLOT
+                if peek(slot + FREE) == 0:
+                    continue
+                # inside before the place is taken: a caller that finds no place left to take back, and
+                # nobody inside, may go
+                fetch_add(slot + INSIDE, 1)
+                free = peek(slot + FREE)
+                if free > 0 and compare_swap(slot + FREE, free, free - 1):
+                    kernel, job = load_int(slot + KERNEL), load_int(slot + JOB)
+                    a, b, c = load_int(slot + A), load_int(slot + B), load_int(slot + C)
+                    if load_int(slot + SIZE) == 4:
+                        invoke(kernel, job, a, b, c, np.float32(0))
+                    else:
+                        invoke(kernel, job, a, b, c, np.float64(0))
+                    left = looks
+                fetch_add(slot + INSIDE, -1)
+        fetch_add(board + ASLEEP, 1)
 
 
 def available() -> int:
@@ -73,39 +148,39 @@ def limited(count: int) -> Iterator[None]:
         _LIMIT.reset(token)
 
 
-def run(work: Callable[[], bool], helpers: int, job: np.ndarray) -> None:
-    """Call `work` here and in up to `helpers` other threads; return when the job is done.
+def run(kernel: Callable, job: Array, switches: tuple[int | None, int | None, int | None], zero,
+        helpers: int) -> None:
+    """Call `kernel(job's address, *switches, zero)` here and in up to `helpers` other threads.
 
-    `job` is the record that `work` takes its tiles from. `work` returns True in the one thread that finished
-    the last tile. An interrupted wait empties the counter: what was begun is finished, the rest is not.
+    Returns when no thread is in it any more: what the job points to has to live until then, and no longer.
     """
-    if helpers < 1:
-        work()
+    if config.DISABLE_JIT:
+        kernel(address(job), *switches, zero)
         return
-    done = threading.Lock()
-    done.acquire()
-    errors: list[BaseException] = []
-    _start(helpers)
-    for _ in range(helpers):
-        _TASKS.put((work, job, done, errors))
-    _POSTED[0] += helpers
-    try:
-        # the helper that has the last tile is usually almost through: look before sleeping
-        if not work() and not reaches(address(job) + DONE, job[TOTAL // 8], _PATIENCE):
-            done.acquire()
-        if errors:
-            raise errors[0]
-    except BaseException:
-        job[NEXT // 8] = job[TOTAL // 8]
-        raise
+    entry = _entry(kernel, tuple(x is None for x in switches), zero.dtype)
+    if helpers > 0:
+        _start(helpers)
+        for _ in range(min(_BOARD[ASLEEP // 8], helpers) - _WAKE.qsize()):
+            _WAKE.put(None)
+    _lead(_address(), entry, address(job), *(x or 0 for x in switches), helpers, zero)
+
+
+@functools.lru_cache(256)
+def _entry(kernel: Callable, absent: tuple[bool, ...], dtype: np.dtype) -> int:
+    """The address of a kernel, compiled for this type and with the code of absent switches left out."""
+    kinds = [types.none if none else types.int64 for none in absent]
+    signature = (types.int64, *kinds, types.float32 if dtype == np.float32 else types.float64)
+    kernel.compile(signature)
+    compiled = kernel.overloads[signature]
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
 
 
 def _bounds() -> list[tuple[int, str]]:
     bounds = [(_affinity(), "cores this process may run on")]
     if quota := _quota():
         bounds.append((quota, "cgroup quota"))
-    if "NUMBA_NUM_THREADS" in os.environ:
-        bounds.append((config.NUMBA_NUM_THREADS, "NUMBA_NUM_THREADS"))
+    if _ASKED:
+        bounds.append((_ASKED, "NUMBA_NUM_THREADS"))
     if limit := _LIMIT.get():
         bounds.append((limit, "limited by the caller"))
     if config.DISABLE_JIT:
@@ -140,31 +215,29 @@ def _start(helpers: int) -> None:
     with _LOCK:
         while len(_STARTED) < helpers:
             name = f"xfaccel-{len(_STARTED)}"
-            thread = threading.Thread(target=_help, args=(_TASKS,), name=name, daemon=True)
+            thread = threading.Thread(target=_help, args=(_address(), _WAKE), name=name, daemon=True)
             thread.start()
             _STARTED.append(thread)
 
 
-def _help(tasks: queue.SimpleQueue) -> None:
+def _help(board: int, wake: queue.SimpleQueue) -> None:
+    woken = 0
     while True:
-        work, job, done, errors = tasks.get()
-        posted = _POSTED[0]
-        try:
-            if work():
-                done.release()
-        except BaseException as error:  # the caller waits for this job: it has to hear of it
-            errors.append(error)
-            job[NEXT // 8] = job[TOTAL // 8]
-            done.release()
-        del work, job, done, errors  # the job's memory may go while this thread waits for the next one
-        # calls often follow each other: a thread that is still awake is there at once, one that sleeps is not
-        reaches(address(_POSTED), posted + 1, _PATIENCE)
+        _serve(board, woken, _PATIENCE)
+        wake.get()
+        woken = 1
+
+
+@functools.cache
+def _address() -> int:
+    return address(_BOARD)
 
 
 def _forget() -> None:
-    """A forked child has none of its parent's threads: start afresh."""
-    global _TASKS, _LOCK
-    _TASKS, _LOCK = queue.SimpleQueue(), threading.Lock()
+    """A forked child has none of its parent's threads, nor their jobs: start afresh."""
+    global _WAKE, _LOCK, _BOARD
+    _WAKE, _LOCK, _BOARD = queue.SimpleQueue(), threading.Lock(), _new_board()
+    _address.cache_clear()
     _STARTED.clear()
 
 
