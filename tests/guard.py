@@ -24,11 +24,15 @@ from numba.core import config
 
 import xfaccel
 from xfaccel.arrays import Rows, address
+from xfaccel.engine import tiles
 from xfaccel.engine.cpu import (
     features_plain,
     features_simd,
+    gather,
     kernels,
     product,
+    rows_plain,
+    rows_simd,
     scan,
     softmax,
     threads,
@@ -36,6 +40,7 @@ from xfaccel.engine.cpu import (
     tile_simd,
 )
 from xfaccel.engine.cpu.memory import load_real, table
+from xfaccel.engine.softmax import attend, attend_listed
 from xfaccel.engine.tiles import TILE, TileList
 
 Array = np.ndarray
@@ -78,6 +83,7 @@ class Call(NamedTuple):
     arguments: tuple    # without the `zero` at the end; an array stands for its address
     ulps: float = 0     # of the larger of the two results
     sums: bool = False  # terms cancel: in units of the last place of the array's largest entry
+    where: Array | None = None  # the places of a tile that count; the others are nobody's
 
 
 # Both forms of `exp2` err by at most 2 units in the last place, so they may differ by 4. Sums and products
@@ -136,6 +142,12 @@ def scores(draw):
             yield Call((k, *k.strides, keys, width, draw(width, TILE), draw(keys, TILE)), SUM, True)
 
 
+def scores_past(draw):
+    for call in scores(draw):
+        *_, keys, width, queries, out = call.arguments
+        yield call._replace(where=np.arange(keys)[:, None] <= np.arange(TILE))
+
+
 def softmax_step(draw):
     for keys, _ in itertools.product(COUNTS, range(4)):
         s = draw.spoiled(draw(keys, TILE, size=20), -np.inf)
@@ -155,6 +167,13 @@ def accumulate(draw):
             out = draw.rows(width, TILE)
             yield Call((p, p.strides[0], keys, v, *v.strides, width, draw(1, TILE), out, out.strides[0]),
                        SUM, True)
+
+
+def accumulate_past(draw):
+    for call in accumulate(draw):
+        p, *_ = call.arguments
+        p[np.arange(len(p))[:, None] > np.arange(TILE)] = 0
+        yield call
 
 
 def unpack(draw):
@@ -181,6 +200,52 @@ def hide_bits(draw):
         words = draw.rng.integers(-1 << 63, 1 << 63, keys, np.int64)
         words[::5], words[1::5] = 0, -1
         yield Call((draw.spoiled(draw(keys, TILE), np.nan), keys, words))
+
+
+def add_rows(draw):
+    for keys, count in itertools.product(COUNTS, COUNTS):
+        # rows of a dense bias, and of a table by distance, each of which begins one number before the last
+        table = draw(1, count + keys)
+        skewed = np.lib.stride_tricks.as_strided(
+            table[0, count - 1:], (count, keys), (-table.itemsize, table.itemsize), writeable=False)
+        for bias in (draw.spoiled(draw.rows(count, keys), -np.inf), skewed):
+            yield Call((draw(keys, TILE), keys, count, bias, bias.strides[0]), SUM, True,
+                       np.broadcast_to(np.arange(TILE) < count, (keys, TILE)))
+
+
+def add_lanes(draw):
+    for keys, count in itertools.product(COUNTS, COUNTS):
+        for bias in (draw.spoiled(draw.rows(count, 1), -np.inf), draw(1, count).T):
+            yield Call((draw(keys, TILE), keys, count, bias, bias.strides[0]), SUM, True,
+                       np.broadcast_to(np.arange(TILE) < count, (keys, TILE)))
+
+
+def some_keys(draw, count, rows):
+    return draw.rng.integers(0, rows, count)
+
+
+def row_scores(draw):
+    for count, width in itertools.product((0, *COUNTS), WIDTHS):
+        k = draw.rows(9, width)
+        yield Call((draw(width), k, k.strides[0], some_keys(draw, count, 9), count, width, draw.dtype(0.3),
+                    draw(count)), SUM, True)
+
+
+def row_softmax(draw):
+    for count, _ in itertools.product((0, *WIDTHS), range(3)):
+        s = draw.spoiled(draw(-(-count // TILE) * TILE, size=20), -np.inf)
+        for value in (np.nan, np.inf):
+            s[draw.rng.random(s.shape) < 0.01] = value
+        yield Call((s, count, draw(1), draw(1)), SUM)
+    yield Call((np.full(TILE, -np.inf, draw.dtype), 9, draw(1), draw(1)))
+
+
+def row_sum(draw):
+    for count, width in itertools.product((0, *COUNTS), WIDTHS):
+        v = draw.rows(9, width)
+        for total in (1.7, 0):
+            yield Call((draw(count), some_keys(draw, count, 9), count, v, v.strides[0], width,
+                        np.array([total], draw.dtype), draw(width)), SUM, True)
 
 
 def pad_rows(draw):
@@ -263,13 +328,16 @@ def decay(draw):
 
 
 TWINS = {
-    "tile": dict(pack=pack, scores=scores, softmax=softmax_step, accumulate=accumulate, unpack=unpack,
-                 fill=fill, hide_band=hide_band, hide_bits=hide_bits),
+    "tile": dict(pack=pack, scores=scores, scores_past=scores_past, softmax=softmax_step,
+                 accumulate=accumulate, accumulate_past=accumulate_past, unpack=unpack, fill=fill,
+                 hide_band=hide_band, hide_bits=hide_bits, add_rows=add_rows, add_lanes=add_lanes),
+    "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
     "features": dict(pad_rows=pad_rows, elu=elu, relu=relu, half_squares=half_squares, combine=combine,
                      multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
                      raise_tops=raise_tops, sum_lanes=sum_lanes, triangle=triangle, decay=decay),
 }
-FORMS = {"tile": (tile_plain, tile_simd), "features": (features_plain, features_simd)}
+FORMS = {"tile": (tile_plain, tile_simd), "rows": (rows_plain, rows_simd),
+         "features": (features_plain, features_simd)}
 
 
 def compiled(kernel: Callable) -> Callable:
@@ -318,6 +386,8 @@ def check_twins(dtype: type) -> None:
                             expected[number, side] = result_of(plain, call.arguments, zero, side)
                         found = result_of(vector, call.arguments, zero, side)
                         for place, (a, b) in enumerate(zip(expected[number, side], found, strict=True)):
+                            if call.where is not None and a.shape == call.where.shape:
+                                a, b = a[call.where], b[call.where]
                             wrong = difference(a, b, call.ulps, call.sums)
                             whole = [x for x in call.arguments if not isinstance(x, Array)]
                             assert not wrong, f"array {place} with {whole} at the {side}: {wrong}"
@@ -365,7 +435,7 @@ def guarded(side: str) -> Iterator[None]:
     """
     before = []
     changes = [(threads, "run", _guarded_job(threads.run, side))]
-    for module in (softmax, scan, product):
+    for module in (softmax, scan, product, gather):
         changes += [(module, "run", _guarded_run(module.run, side)),
                     (module, "scratch", lambda size: region(size, side))]
     for module, name, value in changes:
@@ -429,6 +499,25 @@ def shapes() -> Iterator[tuple[int, int, int, int]]:
         yield tuple(TAILS[place % size] for place in (a, b, a + b, a + 2 * b))
 
 
+def by_distance(q, k, v, *, table, nearest, low, high, step, key_mask):
+    n, m = q.shape[-2], k.shape[-2]
+    tile_list = tiles.band(n, m, low, high, step)
+    return attend(q, k, v, tile_list, distance_bias=(table.astype(q.dtype), nearest), key_mask=key_mask)
+
+
+def near(rng, n, m, d):
+    """Bands, tables that reach beyond them or are clipped, for all queries or one for each."""
+    reach, rows = int(rng.integers(1, 140)), int(rng.choice([1, n]))
+    return dict(table=rng.standard_normal((rows, reach)), nearest=-int(rng.integers(0, reach)), low=-90,
+                high=int(rng.choice([0, 70])), step=int(rng.choice([1, 1, 3])),
+                key_mask=rng.random((2, m)) < 0.7)
+
+
+def drawn(rng, n, m, d):
+    return dict(indices=rng.integers(-1, m, (n, 1 + n % 70)), causal=bool(n % 2),
+                key_mask=rng.random((2, m)) < 0.7)
+
+
 def masked(rng, n, m, d):
     return dict(mask=rng.random((n, m)) < 0.7, bias=rng.standard_normal((2, n, m)),
                 key_mask=rng.random((2, m)) < 0.7)
@@ -454,6 +543,8 @@ ENGINES = {  # name: (function, its own parameters, also in float64)
     "masked": ("attention_lse", masked, True),
     "masked, causal": ("attention_lse", lambda *x: masked(*x) | dict(causal=True), True),
     "listed": ("attention_lse", listed, False),
+    "by distance": (by_distance, near, True),
+    "gathered": (attend_listed, drawn, True),
     "window, dilated": ("sliding_window", lambda rng, n, m, d: dict(left=4, right=1, dilation=3), False),
     "projected": ("linformer", projected, False),
     "linear": ("linear_transformer", lambda rng, n, m, d: dict(key_mask=rng.random((2, m)) < 0.7), True),
@@ -477,11 +568,12 @@ def check_engines(dtype: type) -> None:
         # half of the shapes: each tail of each length six or seven times
         for number, (n, m, d, e) in itertools.islice(enumerate(shapes()), place % 2, None, 2):
             layout, rng = LAYOUTS[number % len(LAYOUTS)], np.random.default_rng(number)
-            step = function.endswith("_step")
+            step = isinstance(function, str) and function.endswith("_step")
             with case(f"{name}, n = {n}, m = {m}, d = {d}, e = {e}, {layout.__name__}"):
                 args = [layout((0.3 * rng.standard_normal(shape)).astype(dtype))
                         for shape in ((2, m if step else n, d), (2, m, d), (2, m, e))]
-                call = functools.partial(getattr(xfaccel, function), **options(rng, n, m, d))
+                own = getattr(xfaccel, function) if isinstance(function, str) else function
+                call = functools.partial(own, **options(rng, n, m, d))
                 if step:
                     state, _ = call(None, *args)
                     args.insert(0, state)

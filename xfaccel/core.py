@@ -4,7 +4,7 @@ import numpy as np
 
 from xfaccel.arrays import check_array, leading, lengths, parameter
 from xfaccel.engine import tiles
-from xfaccel.engine.softmax import attend
+from xfaccel.engine.softmax import attend, attend_listed
 from xfaccel.patterns import Pattern, past
 
 Array = np.ndarray
@@ -117,6 +117,9 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
             fits = False
         if not fits:
             raise ValueError(f"mask needs leading axes that broadcast to {lead}, got {axes}")
+        if mask.listed is not None and bias is None:
+            return attend_listed(q, k, v, mask.listed, causal=causal, key_mask=key_mask, scale=scale,
+                                 with_lse=with_lse)
         if causal:
             mask = mask & past(n, m)
         return attend(q, k, v, mask.tile_list(), plane_axes=axes, key_mask=key_mask, bias=bias, scale=scale,

@@ -23,12 +23,15 @@ class Pattern:
     `shape` is (..., n, m): leading axes where a parameter was given per head. Immutable.
     """
 
-    __slots__ = ("_starts", "_stops", "_tiles", "m")
+    __slots__ = ("_starts", "_stops", "_tiles", "listed", "m")
 
-    def __init__(self, starts: Array, stops: Array, m: int, tile_list: tiles.TileList | None = None):
+    def __init__(self, starts: Array, stops: Array, m: int, tile_list: tiles.TileList | None = None,
+                 listed: Array | None = None):
         """Query i sees the keys starts[..., i, r] .. stops[..., i, r] - 1: ascending, disjoint, not adjacent.
+
+        `listed`, for keys that lie anywhere, are the same keys as a list for each query (..., n, r).
         """
-        self._starts, self._stops, self.m, self._tiles = starts, stops, m, tile_list
+        self._starts, self._stops, self.m, self._tiles, self.listed = starts, stops, m, tile_list, listed
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,7 +120,7 @@ def strided(n: int, stride: int) -> Pattern:
     """Keys at a multiple of `stride` from the query. Follows `xfref.patterns.strided`."""
     n, stride = count("n", n, 0), count("stride", stride)
     keys = np.arange(n)[:, None] % stride + stride * np.arange(-(-n // stride))
-    return _pattern(keys, np.minimum(keys + 1, n), n)
+    return _pattern(keys, np.minimum(keys + 1, n), n, tiles.band(n, n, -tiles.WIDE, tiles.WIDE, stride))
 
 
 def summaries(n: int, stride: int, summary: int, sub_block: int | Array = 0) -> Pattern:
@@ -144,7 +147,7 @@ def scattered(n: int, indices: Array, m: int | None = None) -> Pattern:
     """A list of keys per query. Follows `xfref.patterns.scattered`."""
     n, m = _lengths(n, m)
     indices = _listed("indices", indices, n, m)
-    return _pattern(np.where(indices < 0, m, indices), indices + 1, m)
+    return _pattern(np.where(indices < 0, m, indices), indices + 1, m, listed=indices)
 
 
 def columns(seen: Array, n: int) -> Pattern:
@@ -216,7 +219,8 @@ def _columns(seen: Array, n: int) -> Pattern:
     return _pattern(*(np.broadcast_to(x[..., None, :], wide) for x in (starts, stops)), m)
 
 
-def _pattern(starts: Array, stops: Array, m: int, tile_list: tiles.TileList | None = None) -> Pattern:
+def _pattern(starts: Array, stops: Array, m: int, tile_list: tiles.TileList | None = None,
+             listed: Array | None = None) -> Pattern:
     """The pattern of these ranges, which may overlap, be empty or lie in any order."""
     empty = starts >= stops
     starts, stops = np.where(empty, m, starts), np.where(empty, m, stops)
@@ -234,7 +238,7 @@ def _pattern(starts: Array, stops: Array, m: int, tile_list: tiles.TileList | No
     stops = np.sort(np.where(last, reach, m), axis=-1)[..., :runs].astype(np.int64)
     for x in (starts, stops):
         x.setflags(write=False)
-    return Pattern(starts, stops, m, tile_list)
+    return Pattern(starts, stops, m, tile_list, listed)
 
 
 def _lengths(n: int, m: int | None) -> tuple[int, int]:

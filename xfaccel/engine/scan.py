@@ -20,7 +20,7 @@ from xfaccel.engine.tiles import TILE
 
 Array = np.ndarray
 _PART = 8 * TILE   # tokens in the shortest part of a sequence that is worth a thread of its own
-_ITEMS = 32        # parts of all leading entries together, about: more threads find nothing to do
+_ITEMS = 8         # parts of all leading entries together, about: more threads find nothing to do
 
 KINDS = {"positive": cpu.POSITIVE, "hyperbolic": cpu.HYPERBOLIC, "trigonometric": cpu.TRIGONOMETRIC,
          "relu": cpu.RELU}

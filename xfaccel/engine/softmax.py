@@ -15,6 +15,7 @@ from xfaccel.arrays import (
     scale_or_default,
 )
 from xfaccel.engine import tiles
+from xfaccel.engine.cpu import gather
 from xfaccel.engine.cpu import softmax as cpu
 
 Array = np.ndarray
@@ -22,12 +23,15 @@ Array = np.ndarray
 
 def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axes: tuple[int, ...] = (),
            key_mask: Array | None = None, mask: Array | None = None, bias: Array | None = None,
-           scale: float | None = None, with_lse: bool = True) -> tuple[Array, Array | None]:
+           distance_bias: tuple[Array, int] | None = None, scale: float | None = None,
+           with_lse: bool = True) -> tuple[Array, Array | None]:
     """Softmax attention over a tile list; q, k and v have been checked by `lengths`.
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n), the latter None unless `with_lse`. The planes of
     `tile_list` are laid out over leading axes of lengths `plane_axes`, which broadcast against those of q, k
-    and v. `mask` and `bias` are dense and broadcastable to (...,n,m).
+    and v. `mask` and `bias` are dense and broadcastable to (...,n,m). `distance_bias`, a table (lead..., n or
+    1, T) in the dtype of q and an int f, adds table[..., i, clip(j - p - f, 0, T - 1)] to the score of key j
+    and the query at position p = i + m - n; it has been checked.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
@@ -43,11 +47,40 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     if bias is not None:
         added = parameter("bias", bias, q.dtype, own=(n, m), lead=lead, broadcast=True)
         bias_rows = rows(_at_least_2d(added, n, m), lead, dense=False)
+    distance = None
+    if distance_bias is not None:
+        table, nearest = distance_bias
+        wide = np.broadcast_to(table, (*table.shape[:-2], n, table.shape[-1]))
+        distance = rows(wide, lead, dense=False), m - n + nearest, table.shape[-1] - 1
     out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
     cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
             rows(lse[..., None], lead) if with_lse else None, d=d, e=e, tile_list=tile_list,
             plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows, mask=mask_rows,
-            bias=bias_rows)
+            bias=bias_rows, distance=distance)
+    return out, lse
+
+
+def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool = False,
+                  key_mask: Array | None = None, scale: float | None = None,
+                  with_lse: bool = True) -> tuple[Array, Array | None]:
+    """Softmax attention of each query to a list of keys of its own; `lengths` has checked q, k and v.
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n), the latter None unless `with_lse`. `indices` (lead...,
+    n, r) are integers below m in any order, the same one counting once, those below 0 not at all.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n r (d + e)) time a leading entry, O(m + r) memory for each thread.
+    """
+    (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
+    scale = scale_or_default(scale, q)
+    key_rows = None
+    if key_mask is not None:
+        key_rows = rows(check_key_mask(key_mask, k, lead)[..., None, :], lead, dense=False)
+    out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
+    gather.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
+               rows(lse[..., None], lead) if with_lse else None,
+               rows(indices.astype(np.int64, copy=False), lead), n=n, m=m, d=d, e=e, count=indices.shape[-1],
+               last=m - n if causal else m, scale=scale, key_mask=key_rows)
     return out, lse
 
 

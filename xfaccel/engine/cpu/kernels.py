@@ -1,7 +1,8 @@
 """Which micro-kernels this process runs: the one place that chooses between their two forms.
 
 XFACCEL_KERNELS=plain asks for the plain loops; runs without JIT compilation have nothing else. `tile` holds
-the kernels of the softmax engine, which the scan engine shares, `features` those of the scan engine alone.
+the kernels of the softmax engine, which the scan engine shares, `features` those of the scan engine alone,
+`rows` those for keys that lie anywhere.
 """
 
 import os
@@ -19,9 +20,11 @@ PLAIN = bool(config.DISABLE_JIT) or _CHOSEN == "plain"
 with cache.enabled():
     if PLAIN:
         from xfaccel.engine.cpu import features_plain as features
+        from xfaccel.engine.cpu import rows_plain as rows
         from xfaccel.engine.cpu import tile_plain as tile
     else:
         from xfaccel.engine.cpu import features_simd as features
+        from xfaccel.engine.cpu import rows_simd as rows
         from xfaccel.engine.cpu import tile_simd as tile
 
 if not config.DISABLE_JIT:
@@ -29,7 +32,7 @@ if not config.DISABLE_JIT:
     # the first call
     cpu_target.typing_context.refresh()
 
-__all__ = ["PLAIN", "describe", "features", "tile"]
+__all__ = ["PLAIN", "describe", "features", "rows", "tile"]
 
 
 def describe() -> str:

@@ -176,7 +176,8 @@ with cache.enabled():
                     if kind is None:
                         micro.pack(k, k_row, count, d, zero + 1, k_weights, zero)
                         kernel.elu(k_weights, features, zero)
-                        kernel.multiply(k_weights, features, lanes, 0, zero)
+                        if seen < TILE:
+                            kernel.multiply(k_weights, features, lanes, 0, zero)
                     else:
                         _exponents(job, entry, k, k_row, count, d, rows, features, kind, factors, root, False,
                                    raw, half, k_powers, k_factors, zero)
@@ -221,14 +222,14 @@ with cache.enabled():
                             if factors is not None:
                                 kernel.multiply(q_weights, features, q_factors, row, zero)
                                 kernel.multiply(k_weights, features, k_factors, row, zero)
-                        micro.scores(k_weights, size, row, count, features, q_weights, s, zero)
+                        micro.scores_past(k_weights, size, row, count, features, q_weights, s, zero)
                         if kind is not None:
                             kernel.decay(s, count, k_top, q_top, reference, zero)
                         kernel.triangle(s, count, total, zero)
                         for block in range(blocks):
                             columns = min(TILE, e - block * TILE)
-                            micro.accumulate(s, row, count, v + block * row, v_row, size, columns, ones,
-                                             result + block * TILE * row, row, zero)
+                            micro.accumulate_past(s, row, count, v + block * row, v_row, size, columns, ones,
+                                                  result + block * TILE * row, row, zero)
                     # too small for 1 / total: such rows and their totals grow by a power of two
                     tiny = False
                     for lane in range(TILE):

@@ -27,16 +27,18 @@ Array = np.ndarray
  SLOTS, D, E, SCALE,             # tiles per leading entry (of the largest plane), key and value width
  Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, LSE, _,
  KEY_MASK, _, KEY_MASK_COLUMN, MASK, _, MASK_ROW, MASK_COLUMN, BIAS, _, BIAS_ROW, BIAS_COLUMN,
+ TABLE, _, TABLE_ROW, TABLE_COLUMN, NEAREST, FARTHEST,  # bias by distance: of entry 0, and the last entry
  PLANES, PLANE_OF, TILES, OFFSETS, SEGMENTS, MASKS,  # the tile list, and the plane of each leading entry
- SCRATCH, SCRATCH_SIZE) = range(0, 8 * 40, 8)        # bytes per thread
+ SCRATCH, SCRATCH_SIZE) = range(0, 8 * 46, 8)        # bytes per thread
 
 
 with cache.enabled():
     @njit(**OPTIONS)
-    def _work(job, key_mask, dense, _, zero):
+    def _work(job, key_mask, dense, distance, zero):
         """Take tiles until there are none.
 
-        `key_mask` and `dense` (mask or bias) are None where there is none: then no code for them is compiled.
+        `key_mask`, `dense` (mask or bias) and `distance` (a bias by distance) are None where there is none:
+        then no code for them is compiled.
         One function on purpose: Numba optimises a function again in each of its callers.
         """
         scale = load_real(job + SCALE, zero)
@@ -106,11 +108,32 @@ with cache.enabled():
                         if load_int(job + BIAS) != 0:
                             bias_row, column = load_int(job + BIAS_ROW), load_int(job + BIAS_COLUMN)
                             bias = start_of(job + BIAS, entry) + first * bias_row + key * column
-                            micro.add_bias(s, keys, count, bias, step * bias_row, key_step * column, zero)
+                            if key_step * column == size:
+                                micro.add_rows(s, keys, count, bias, step * bias_row, zero)
+                            else:
+                                micro.add_bias(s, keys, count, bias, step * bias_row, key_step * column, zero)
                         if load_int(job + MASK) != 0:
                             mask_row, column = load_int(job + MASK_ROW), load_int(job + MASK_COLUMN)
                             hidden = start_of(job + MASK, entry) + first * mask_row + key * column
-                            micro.hide_mask(s, keys, count, hidden, step * mask_row, key_step * column, zero)
+                            mask_row, column = step * mask_row, key_step * column
+                            micro.hide_mask(s, keys, count, hidden, mask_row, column, zero)
+                    if distance is not None:
+                        # the entry for lane 0 and the first key; a key adds key_step, a lane takes step
+                        here, last = key - first - load_int(job + NEAREST), load_int(job + FARTHEST)
+                        column = load_int(job + TABLE_COLUMN)
+                        across = step * load_int(job + TABLE_ROW)
+                        by_lane = start_of(job + TABLE, entry) + first * load_int(job + TABLE_ROW)
+                        least, most = here - (count - 1) * step, here + (keys - 1) * key_step
+                        if most <= 0 or least >= last:
+                            by_lane += column * (0 if most <= 0 else last)
+                            micro.add_lanes(s, keys, count, by_lane, across, zero)
+                        elif least >= 0 and most <= last and key_step * column == size:
+                            # a dense bias whose rows begin one entry earlier from lane to lane
+                            by_lane += here * column
+                            micro.add_rows(s, keys, count, by_lane, across - step * column, zero)
+                        else:
+                            micro.add_clipped(s, keys, count, by_lane, across, column, here, key_step, step,
+                                              last, zero)
                     if begin - (count - 1) < low or begin + keys - 1 > high:
                         micro.hide_band(s, keys, low - begin, high - begin, zero)
                     if words >= 0:
@@ -132,11 +155,13 @@ with cache.enabled():
 
 def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: int, tile_list: TileList,
         plane_of: Array, scale: float, key_mask: Rows | None = None, mask: Rows | None = None,
-        bias: Rows | None = None) -> None:
+        bias: Rows | None = None, distance: tuple[Rows, int, int] | None = None) -> None:
     """Fill `out` (n, e) and, where it is wanted, `lse` (n, 1) of every leading entry.
 
     `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
-    `bias` are rows of (n, m), `key_mask` rows of (1, m).
+    `bias` are rows of (n, m), `key_mask` rows of (1, m). `distance` is a table with rows of (n, entries), the
+    difference of key and query that belongs to its entry 0, and its last entry; what lies beyond either end
+    takes the entry there.
     """
     entries = len(q.offsets)
     total = entries * tile_list.slots
@@ -151,7 +176,9 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
         *q[2:5], *k[2:5], *v[2:5], *out[2:5], *(lse[2:4] if lse else (0, 0)),
         *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
         *(mask[2:] if mask else (0, 0, 0, 0)), *(bias[2:] if bias else (0, 0, 0, 0)),
+        *((*distance[0][2:], *distance[1:]) if distance else (0, 0, 0, 0, 0, 0)),
         tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size], np.int64)
     job.view(dtype)[SCALE // dtype.itemsize] = scale * math.log2(math.e)
-    switches = None if key_mask is None else 1, None if mask is None and bias is None else 1, None
+    switches = (None if key_mask is None else 1, None if mask is None and bias is None else 1,
+                None if distance is None else 1)
     threads.run(_work, job, switches, dtype.type(0), workers - 1)

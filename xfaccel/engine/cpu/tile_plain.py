@@ -53,6 +53,9 @@ def scores(k, k_row, k_column, keys, width, queries, out, zero):
                 result[j, lane] += k0 * tile[c, lane]
 
 
+scores_past = scores  # the vectors leave out what lies above the diagonal, out[j, lane] for j > lane
+
+
 @njit(**OPTIONS)
 def softmax(s, keys, top, total, shrink, zero):
     """One step of the online softmax: scores become weights exp2(s - top), and the running sums follow.
@@ -99,6 +102,9 @@ def accumulate(p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row, 
             v0 = source[j, c]
             for lane in range(TILE):
                 result[c, lane] += v0 * weights[j, lane]
+
+
+accumulate_past = accumulate  # the vectors leave out what is zero by agreement, p[j, lane] for j > lane
 
 
 @njit(**OPTIONS)
@@ -170,6 +176,37 @@ def add_bias(s, keys, count, bias, row, column, zero):
     for lane in range(count):
         for j in range(keys):
             tile[j, lane] += source[lane, j] * factor
+
+
+@njit(**OPTIONS)
+def add_rows(s, keys, count, bias, row, zero):
+    """`add_bias` of rows whose numbers are neighbours."""
+    tile, source = table(s, keys, TILE, zero), grid(bias, count, keys, row, size_of(zero), zero)
+    factor = real(LOG2_E, zero)
+    for lane in range(count):
+        for j in range(keys):
+            tile[j, lane] += source[lane, j] * factor
+
+
+@njit(**OPTIONS)
+def add_lanes(s, keys, count, bias, row, zero):
+    """s[j, lane] += bias[lane], turned into units of log 2, for all keys alike."""
+    tile, source = table(s, keys, TILE, zero), grid(bias, count, 1, row, 0, zero)
+    factor = real(LOG2_E, zero)
+    for j in range(keys):
+        for lane in range(count):
+            tile[j, lane] += source[lane, 0] * factor
+
+
+@njit(**OPTIONS)
+def add_clipped(s, keys, count, bias, row, column, first, by_key, by_lane, last, zero):
+    """s[j, lane] += bias[lane, t] in units of log 2, t = first + j by_key - lane by_lane within 0 .. last."""
+    tile, source = table(s, keys, TILE, zero), grid(bias, count, last + 1, row, column, zero)
+    factor = real(LOG2_E, zero)
+    for lane in range(count):
+        for j in range(keys):
+            place = min(max(first + j * by_key - lane * by_lane, 0), last)
+            tile[j, lane] += source[lane, place] * factor
 
 
 @njit(**OPTIONS)

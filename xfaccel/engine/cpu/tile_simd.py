@@ -10,7 +10,9 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from xfaccel.engine.cpu.tile_plain import (
+    LOG2_E,
     add_bias,
+    add_clipped,
     copy_row,
     copy_seen,
     hide_keys,
@@ -21,11 +23,31 @@ from xfaccel.engine.cpu.tile_plain import (
 from xfaccel.engine.cpu.vector import kernel
 from xfaccel.engine.tiles import TILE
 
-__all__ = ["accumulate", "add_bias", "copy_row", "copy_seen", "fill", "hide_band", "hide_bits",
-           "hide_keys", "hide_mask",
-           "logarithms", "pack", "scores", "seen_keys", "softmax", "unpack"]
+__all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows",
+           "copy_row", "copy_seen", "fill", "hide_band", "hide_bits", "hide_keys", "hide_mask",
+           "logarithms", "pack", "scores", "scores_past", "seen_keys", "softmax", "unpack"]
 
 _MANY = 1 << 20  # larger band limits mean the same as this one, which fits an int32
+
+
+def _rows_of(e, x, x_row, first, count):
+    """Pointers to the rows of `width` lanes; those beyond the count repeat the last: nobody looks at them."""
+    build = e.builder
+    last = build.sub(count, e.index(1))
+    pointers = []
+    for r in range(e.width):
+        lane = build.add(first, e.index(r))
+        lane = build.select(build.icmp_signed("<", lane, last), lane, last)
+        pointers.append(e.at(x, build.mul(lane, x_row)))
+    return pointers
+
+
+def _gathered(e, pointers):
+    """A vector of one number from each pointer."""
+    vector = ir.Constant(e.vector, ir.Undefined)
+    for r, pointer in enumerate(pointers):
+        vector = e.builder.insert_element(vector, e.load_one(pointer), ir.Constant(ir.IntType(32), r))
+    return vector
 
 
 @intrinsic
@@ -36,12 +58,8 @@ def pack(typing, x, x_row, count, width, factor, out, zero):
         factors = e.broadcast(factor)
         whole = build.sub(width, build.srem(width, e.index(e.width)))
 
-        def row_of(lane):  # lanes beyond the count repeat the last row: nobody looks at them
-            inside = build.icmp_signed("<", lane, last)
-            return e.at(x, build.mul(build.select(inside, lane, last), x_row))
-
         def lanes(first):
-            pointers = [row_of(build.add(first, e.index(r))) for r in range(e.width)]
+            pointers = _rows_of(e, x, x_row, first, count)
 
             def columns(c):
                 vectors = [e.load(e.at(pointer, e.times(c, e.size))) for pointer in pointers]
@@ -52,7 +70,8 @@ def pack(typing, x, x_row, count, width, factor, out, zero):
             e.loop(0, whole, columns, step=e.width)
 
         def lane_left(lane):
-            pointer = row_of(lane)
+            inside = build.icmp_signed("<", lane, last)
+            pointer = e.at(x, build.mul(build.select(inside, lane, last), x_row))
 
             def column(c):
                 number = build.fmul(e.load_one(e.at(pointer, e.times(c, e.size))), factor)
@@ -65,61 +84,99 @@ def pack(typing, x, x_row, count, width, factor, out, zero):
     return kernel(emit, zero, "iiiifi")
 
 
-@intrinsic
-def scores(typing, k, k_row, k_column, keys, width, queries, out, zero):
+def _scores(past):
     def emit(e, k, k_row, k_column, keys, width, queries, out):
-        def lanes(group):
+        across, most_down, group = _register_tile(e, past)
+
+        def lanes(first):
             def tile(j, down):
                 rows = [e.at(k, e.builder.mul(e.builder.add(j, e.index(r)), k_row)) for r in range(down)]
 
                 def column(c, *sums):
-                    place = e.at(queries, e.times(c, e.row), group)
-                    vectors = [e.load(e.at(place, a * e.width * e.size)) for a in range(e.across)]
+                    place = e.at(queries, e.times(c, e.row), first)
+                    vectors = [e.load(e.at(place, a * e.width * e.size)) for a in range(across)]
                     offset = e.builder.mul(c, k_column)
                     numbers = [e.broadcast(e.load_one(e.at(row, offset))) for row in rows]
-                    return [e.multiply_add(number, vector, sums[r * e.across + a])
+                    return [e.multiply_add(number, vector, sums[r * across + a])
                             for r, number in enumerate(numbers) for a, vector in enumerate(vectors)]
 
-                sums = e.loop(0, width, column, [e.splat(0.0)] * (down * e.across))
+                sums = e.loop(0, width, column, [e.splat(0.0)] * (down * across))
                 for r in range(down):
-                    place = e.at(out, e.times(j, e.row), r * e.row, group)
-                    for a in range(e.across):
-                        e.store(sums[r * e.across + a], e.at(place, a * e.width * e.size))
+                    place = e.at(out, e.times(j, e.row), r * e.row, first)
+                    for a in range(across):
+                        e.store(sums[r * across + a], e.at(place, a * e.width * e.size))
 
-            e.in_tiles(keys, e.down, tile)
+            e.in_tiles(_seen(e, keys, first, group) if past else keys, most_down, tile)
 
-        e.loop(0, e.row, lanes, step=e.group)
-    return kernel(emit, zero, "iiiiiii")
+        e.loop(0, e.row, lanes, step=group)
+    return emit
 
 
-@intrinsic
-def accumulate(typing, p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row, zero):
+def _accumulate(past):
     def emit(e, p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row):
-        def lanes(group):
+        across, most_down, group = _register_tile(e, past)
+
+        def lanes(first):
+            seen = _seen(e, keys, first, group) if past else keys
+
             def tile(c, down):
                 base = e.at(v, e.builder.mul(c, v_column))
                 columns = [e.at(base, e.builder.mul(e.index(r), v_column)) for r in range(down)]
 
                 def key(j, *sums):
-                    place = e.at(p, e.builder.mul(j, p_row), group)
-                    vectors = [e.load(e.at(place, a * e.width * e.size)) for a in range(e.across)]
+                    place = e.at(p, e.builder.mul(j, p_row), first)
+                    vectors = [e.load(e.at(place, a * e.width * e.size)) for a in range(across)]
                     offset = e.builder.mul(j, v_row)
                     numbers = [e.broadcast(e.load_one(e.at(column, offset))) for column in columns]
-                    return [e.multiply_add(number, vector, sums[r * e.across + a])
+                    return [e.multiply_add(number, vector, sums[r * across + a])
                             for r, number in enumerate(numbers) for a, vector in enumerate(vectors)]
 
-                sums = e.loop(0, keys, key, [e.splat(0.0)] * (down * e.across))
-                for a in range(e.across):
-                    factor = e.load(e.at(shrink, group, a * e.width * e.size))
+                sums = e.loop(0, seen, key, [e.splat(0.0)] * (down * across))
+                for a in range(across):
+                    factor = e.load(e.at(shrink, first, a * e.width * e.size))
                     for r in range(down):
                         row = e.builder.mul(e.builder.add(c, e.index(r)), out_row)
-                        place = e.at(out, row, group, a * e.width * e.size)
-                        e.store(e.multiply_add(e.load(place), factor, sums[r * e.across + a]), place)
+                        place = e.at(out, row, first, a * e.width * e.size)
+                        e.store(e.multiply_add(e.load(place), factor, sums[r * across + a]), place)
 
-            e.in_tiles(width, e.down, tile)
+            e.in_tiles(width, most_down, tile)
 
-        e.loop(0, e.row, lanes, step=e.group)
-    return kernel(emit, zero, "iiiiiiiiii")
+        e.loop(0, e.row, lanes, step=group)
+    return emit
+
+
+def _register_tile(e, past):
+    """Vectors across, numbers down, bytes of lanes. Half as wide and twice as high where one tile would span
+    all lanes although the first of them need fewer keys."""
+    if past and e.group == e.row:
+        return e.across // 2, 2 * e.down, e.group // 2
+    return e.across, e.down, e.group
+
+
+def _seen(e, keys, first, group):
+    """How many of the keys come no later than the last of the lanes at `first`, a key for each lane."""
+    last = e.builder.udiv(e.builder.add(first, e.index(group)), e.index(e.size))
+    return e.builder.select(e.builder.icmp_signed("<", last, keys), last, keys)
+
+
+@intrinsic
+def scores(typing, k, k_row, k_column, keys, width, queries, out, zero):
+    return kernel(_scores(False), zero, "iiiiiii")
+
+
+@intrinsic
+def scores_past(typing, k, k_row, k_column, keys, width, queries, out, zero):
+    return kernel(_scores(True), zero, "iiiiiii")
+
+
+@intrinsic
+def accumulate(typing, p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row, zero):
+    return kernel(_accumulate(False), zero, "iiiiiiiiii")
+
+
+@intrinsic
+def accumulate_past(typing, p, p_row, keys, v, v_row, v_column, width, shrink, out, out_row, zero):
+    return kernel(_accumulate(True), zero, "iiiiiiiiii")
 
 
 @intrinsic
@@ -243,6 +300,50 @@ def hide_band(typing, s, keys, low, high, zero):
 
         e.loop(0, keys, key)
     return kernel(emit, zero, "iiii")
+
+
+@intrinsic
+def add_rows(typing, s, keys, count, bias, row, zero):
+    def emit(e, s, keys, count, bias, row):
+        build = e.builder
+        factors = e.splat(LOG2_E)
+        whole = build.sub(keys, build.srem(keys, e.index(e.width)))
+
+        def lanes(first):
+            pointers = _rows_of(e, bias, row, first, count)
+
+            def columns(j):
+                vectors = [e.load(e.at(pointer, e.times(j, e.size))) for pointer in pointers]
+                for r, vector in enumerate(e.transpose(vectors)):
+                    place = e.at(s, e.times(j, e.row), e.times(first, e.size), r * e.row)
+                    e.store(e.multiply_add(vector, factors, e.load(place)), place)
+
+            def column_left(j):
+                place = e.at(s, e.times(j, e.row), e.times(first, e.size))
+                vector = _gathered(e, [e.at(pointer, e.times(j, e.size)) for pointer in pointers])
+                e.store(e.multiply_add(vector, factors, e.load(place)), place)
+
+            e.loop(0, whole, columns, step=e.width)
+            e.loop(whole, keys, column_left)
+
+        e.loop(0, TILE, lanes, step=e.width)
+    return kernel(emit, zero, "iiiii")
+
+
+@intrinsic
+def add_lanes(typing, s, keys, count, bias, row, zero):
+    def emit(e, s, keys, count, bias, row):
+        def lanes(first):
+            vector = _gathered(e, _rows_of(e, bias, row, first, count))
+
+            def key(j):
+                place = e.at(s, e.times(j, e.row), e.times(first, e.size))
+                e.store(e.multiply_add(vector, e.splat(LOG2_E), e.load(place)), place)
+
+            e.loop(0, keys, key)
+
+        e.loop(0, TILE, lanes, step=e.width)
+    return kernel(emit, zero, "iiiii")
 
 
 @intrinsic

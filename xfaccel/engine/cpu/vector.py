@@ -80,7 +80,7 @@ class Emitter:
         return self.shuffle(one, empty, [0] * self.width)
 
     def shuffle(self, a, b, places: Sequence[int]):
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))
         return self.builder.shuffle_vector(a, b, mask)
 
     def multiply_add(self, a, b, c):
@@ -92,6 +92,21 @@ class Emitter:
     def larger(self, a, b):
         """The larger of two; b where a is NaN."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def sum_across(self, x):
+        """The sum of the numbers in a vector, halves first."""
+        return self._across(x, self.builder.fadd)
+
+    def largest_across(self, x):
+        """The largest of the numbers in a vector; none of them is NaN."""
+        return self._across(x, self.larger)
+
+    def _across(self, x, join: Callable):
+        width = self.width
+        while width > 1:
+            width //= 2
+            x = join(self.shuffle(x, x, range(width)), self.shuffle(x, x, range(width, 2 * width)))
+        return self.builder.extract_element(x, ir.Constant(ir.IntType(32), 0))
 
     def lanes(self, first: int):
         """The lane numbers first, first + 1, ... as a vector of int32."""

@@ -1,0 +1,79 @@
+"""The gathering engine's micro-kernels as plain loops: one query against a list of keys.
+
+Here the keys of a query lie anywhere, so nothing is shared between the queries of a tile and lanes are the
+columns of a key. `keys` is a list of int64 row numbers; the list of scores has room up to a multiple of 64.
+"""
+
+import numpy as np
+from numba import njit
+
+from xfaccel.engine.cpu.exponential import exp2
+from xfaccel.engine.cpu.memory import load_byte, load_int, real, store_int, table
+from xfaccel.engine.cpu.tile_plain import OPTIONS
+from xfaccel.engine.tiles import TILE
+
+
+@njit(**OPTIONS)
+def collect(indices, count, last, mask, mask_column, stamps, stamp, keys):
+    """keys = those of `indices` in 0 .. last that the mask shows, each once; returns how many.
+
+    `stamps` has a number for each key; it holds `stamp` after the key was listed, and did not before.
+    """
+    found = 0
+    for place in range(count):
+        key = load_int(indices + 8 * place)
+        if key < 0 or key > last or load_int(stamps + 8 * key) == stamp:
+            continue
+        store_int(stamps + 8 * key, stamp)
+        if mask == 0 or load_byte(mask + key * mask_column) != 0:
+            store_int(keys + 8 * found, key)
+            found += 1
+    return found
+
+
+@njit(**OPTIONS)
+def row_scores(q, k, k_row, keys, count, width, factor, out, zero):
+    """out[j] = factor * sum_c q[c] * k[keys[j], c]."""
+    query, result = table(q, 1, width, zero), table(out, 1, count, zero)
+    for j in range(count):
+        key = table(k + load_int(keys + 8 * j) * k_row, 1, width, zero)
+        total = zero
+        for c in range(width):
+            total += query[0, c] * key[0, c]
+        result[0, j] = total * factor
+
+
+@njit(**OPTIONS)
+def row_softmax(s, count, top, total, zero):
+    """Scores become weights exp2(s - top), zeros up to a multiple of 64; top the largest, total the sum."""
+    padded = (count + TILE - 1) // TILE * TILE
+    weights = table(s, 1, padded, zero)
+    largest = real(-np.inf, zero)
+    for j in range(count):
+        if weights[0, j] > largest:
+            largest = weights[0, j]
+    reference = largest if largest > -np.inf else zero
+    summed = zero
+    for j in range(count):
+        weights[0, j] = exp2(weights[0, j] - reference, zero)
+        summed += weights[0, j]
+    for j in range(count, padded):
+        weights[0, j] = zero
+    table(top, 1, 1, zero)[0, 0] = largest
+    table(total, 1, 1, zero)[0, 0] = summed
+
+
+@njit(**OPTIONS)
+def row_sum(p, keys, count, v, v_row, width, total, out, zero):
+    """out[c] = sum_j p[j] * v[keys[j], c] / total, 0 where the total is 0."""
+    weights, result = table(p, 1, count, zero), table(out, 1, width, zero)
+    whole = table(total, 1, 1, zero)[0, 0]
+    inverse = real(1, zero) / whole if whole != 0 else zero
+    for c in range(width):
+        result[0, c] = zero
+    for j in range(count):
+        value = table(v + load_int(keys + 8 * j) * v_row, 1, width, zero)
+        for c in range(width):
+            result[0, c] += weights[0, j] * value[0, c]
+    for c in range(width):
+        result[0, c] *= inverse
