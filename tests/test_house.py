@@ -259,6 +259,13 @@ def test_every_name_has_a_row_in_the_readme(name):
     assert any(re.search(rf"\b{name}\b", row) for row in rows), f"no row of README.md names {name}"
 
 
+def test_the_tables_of_papers_are_what_the_code_says():
+    import papers
+
+    found = papers.between((ROOT / "README.md").read_text())
+    assert found == papers.text(), "write them anew: python tests/papers.py"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "golden").rglob("*.py")), ids=relative)
 def test_the_makers_of_golden_numbers_import_neither_package(path):
     assert not {module.split(".")[0] for module, _ in imports(path)} & {"xfref", "xfaccel"}

@@ -1,8 +1,8 @@
 """Local attention: the sequence is cut into blocks and a token sees its own block, or its neighbours too.
 
-Image Transformer, Parmar et al. 2018, arXiv:1802.05751, Section 3.2 brought blocks; Long Range Arena, Tay et
-al. 2020, arXiv:2011.04006, Section 3.2 uses them without overlap as "Local Attention"; look-around blocks are
-common in released code.
+Image Transformer. Parmar, Vaswani, Uszkoreit, Kaiser, Shazeer, Ku, Tran. 2018. arXiv:1802.05751, Section 3.2
+brought blocks; Long Range Arena, Tay et al. 2020, arXiv:2011.04006, Section 3.2 uses them without overlap as
+"Local Attention"; look-around blocks are common in released code.
 
 Differs: none from the text. The code released with Long Range Arena lets token i see the tokens j with
 i mod blocks = j mod blocks, a strided pattern; its text and this page mean contiguous blocks.
