@@ -1,7 +1,7 @@
 """The tables of papers in README.md, made from the code: `python tests/papers.py` writes them anew.
 
-Title, year and number come from the heads of `xfref`, costs from the docstrings, what a function takes from its
-signature and from the table of cases.
+Title, year and number come from the heads of `xfref`, costs from the docstrings, what a function takes from
+its signature and from the table of cases.
 """
 
 import inspect
@@ -16,7 +16,7 @@ import xfref
 
 README = Path(__file__).parents[1] / "README.md"
 BESIDE = {"attention": ["attention_lse", "merge", "softmax"]}  # they share its row
-OTHER_HEADS = {"layer_norm": ("Layer Normalization", "2016", "1607.06450")}  # named second in their file's head
+OTHER_HEADS = {"layer_norm": ("Layer Normalization", "2016", "1607.06450")}  # second in their file's head
 BORDERS = "<!-- papers: made by tests/papers.py -->", "<!-- end of papers -->"
 
 
