@@ -1,12 +1,10 @@
-"""Random attention, fast: the lists of keys as one pattern, kept while they stay the same."""
-
-import functools
+"""Random attention, fast: every query gathers the keys of its own list."""
 
 import numpy as np
 
-from xfaccel import patterns
 from xfaccel.arrays import check_shape, leading, lengths
-from xfaccel.core import attention
+from xfaccel.engine.softmax import attend_listed
+from xfaccel.patterns import listed_in
 
 Array = np.ndarray
 
@@ -15,20 +13,13 @@ def random_tokens(q: Array, k: Array, v: Array, *, indices: Array, causal: bool 
                   key_mask: Array | None = None, scale: float | None = None) -> Array:
     """Attention of each query to the keys listed for it (Zaheer et al. 2020, Section 2).
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.random_tokens`: a tile of queries walks through
-    the keys that any of them sees. Its lists are compiled when they are first met.
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.random_tokens`: its list is all that a query
+    reads; what is listed twice is noticed while the list is walked through.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(64 n r (d + e)) time, O(n r) memory.
+    Cost: O(n r (d + e)) time, O(n r + m) memory.
     """
     n, m = lengths(q, k, v)
-    indices = patterns.listed("indices", indices, n, m)
+    indices = listed_in("indices", indices, n, m)
     check_shape("indices", indices.shape, (n, None), leading(q, k, v))
-    pattern = _scattered(n, m, bool(causal), indices.shape, indices.tobytes())
-    return attention(q, k, v, mask=pattern, key_mask=key_mask, scale=scale)
-
-
-@functools.lru_cache(8)  # few: what is kept grows with the lists
-def _scattered(n: int, m: int, causal: bool, shape: tuple[int, ...], indices: bytes) -> patterns.Pattern:
-    pattern = patterns.scattered(n, np.frombuffer(indices, np.int64).reshape(shape), m)
-    return pattern & patterns.past(n, m) if causal else pattern
+    return attend_listed(q, k, v, indices, causal=causal, key_mask=key_mask, scale=scale, with_lse=False)[0]

@@ -32,7 +32,8 @@ def sparse_strided(q: Array, k: Array, v: Array, *, stride: int, part: str = "me
         bands = [(1 - stride, 0 if causal else stride - 1, 1)]
     if part == "merged":
         bands += [(-far, -1, stride)] if causal else [(-far, -1, stride), (1, far, stride)]
-    parts = (attend(q, k, v, tiles.band(n, m, *band), key_mask=key_mask, scale=scale) for band in bands)
+    parts = (attend(q, k, v, tiles.band(n, m, *band), key_mask=key_mask, scale=scale,
+                    with_lse=len(bands) > 1) for band in bands)
     return functools.reduce(lambda a, b: merge(*a, *b), parts)[0]
 
 

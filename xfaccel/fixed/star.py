@@ -1,12 +1,11 @@
-"""The ring of a Star-Transformer, fast: states, embeddings and relay as one set of keys, five to a query."""
+"""The ring of a Star-Transformer, fast: every query gathers five keys from states, embeddings and relay."""
 
 import functools
 
 import numpy as np
 
-from xfaccel import patterns
 from xfaccel.arrays import check_key_mask, leading, lengths, parameter, unbroadcast
-from xfaccel.core import attention
+from xfaccel.engine.softmax import attend_listed
 
 Array = np.ndarray
 
@@ -16,7 +15,7 @@ def star_ring(q: Array, k: Array, v: Array, *, key_embedded: Array, value_embedd
     """Attention of every token to itself, its two neighbours on a ring, its own embedding and the relay.
 
     (...,n,d),(...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.star_ring` (Guo et al. 2019, Section 3.2): one
-    softmax over the three kinds of keys, laid one below the other; a tile of 64 queries reads 131 of them.
+    softmax over the three kinds of keys, which are copied one below the other and gathered from there.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (d + e)) time and memory.
@@ -33,14 +32,15 @@ def star_ring(q: Array, k: Array, v: Array, *, key_embedded: Array, value_embedd
         axes = check_key_mask(key_mask, k, lead).shape[:-1]
         seen = np.ones((*(1,) * (keys.ndim - 2 - len(axes)), *axes, 2 * n + 1), bool)
         seen[..., :n] = key_mask
-    return attention(q, keys, values, mask=_star(n), key_mask=seen, scale=scale)
+    return attend_listed(q, keys, values, _contexts(n), key_mask=seen, scale=scale, with_lse=False)[0]
 
 
 @functools.lru_cache(64)
-def _star(n: int) -> patterns.Pattern:
+def _contexts(n: int) -> Array:
+    """Where the five of each query lie among n states, n embeddings and the relay: (n, 5)."""
     own = np.arange(n)
     ring = [(own + step) % max(n, 1) for step in (-1, 0, 1)]
-    return patterns.scattered(n, np.stack([*ring, n + own, np.full(n, 2 * n)], axis=-1), 2 * n + 1)
+    return np.stack([*ring, n + own, np.full(n, 2 * n)], axis=-1)
 
 
 def _rows(*parts: Array) -> Array:
