@@ -56,6 +56,20 @@ def directions(rng, d, features, rows=12, lead=()):
     return dict(projection=rng.standard_normal((*lead, rows, d)), features=features)
 
 
+def listed(rng, n, m, r=4, lead=()):
+    """Each query's own position and r - 1 keys drawn for it, -1 where there is none."""
+    own = np.clip(np.arange(n) + m - n, -1, m - 1)
+    return dict(indices=np.concatenate([np.broadcast_to(own, (*lead, n))[..., None],
+                                        rng.integers(-1, max(m, 0), (*lead, n, r - 1))], axis=-1))
+
+
+def ring(rng, n, d, e, embedded=(), relay=()):
+    return dict(key_embedded=rng.standard_normal((*embedded, n, d)),
+                value_embedded=rng.standard_normal((*embedded, n, e)),
+                key_relay=rng.standard_normal((*relay, 1, d)),
+                value_relay=rng.standard_normal((*relay, 1, e)))
+
+
 def some_of(m, *wanted):
     return [j for j in wanted if j < m]
 
@@ -72,6 +86,16 @@ VARIANTS = {
                                        causal=False, always_causal=True),
     "sliding_window, dilated": Variant("sliding_window", lambda rng, n, m, d, e: dict(
         left=2, right=3, dilation=3), causal=False),
+    "random_tokens": Variant("random_tokens", lambda rng, n, m, d, e: listed(rng, n, m), per_query=True),
+    "star_ring": Variant("star_ring", lambda rng, n, m, d, e: ring(rng, n, d, e), causal=False,
+                         lengths="equal", own_values=True, per_query=True),
+    "sparse_strided": Variant("sparse_strided", lambda rng, n, m, d, e: dict(stride=4), always_causal=True),
+    "sparse_strided, both sides": Variant("sparse_strided", lambda rng, n, m, d, e: dict(
+        stride=3, causal=False)),
+    "sparse_fixed": Variant("sparse_fixed", lambda rng, n, m, d, e: dict(stride=4, summary=1),
+                            always_causal=True, by_distance=False),
+    "sparse_fixed, both sides": Variant("sparse_fixed", lambda rng, n, m, d, e: dict(
+        stride=5, summary=2, sub_block=1, causal=False), by_distance=False),
     "longformer": Variant("longformer", lambda rng, n, m, d, e: dict(window=6)),
     "longformer, global": Variant("longformer", lambda rng, n, m, d, e: dict(
         window=4, dilation=2, global_tokens=some_of(m, 0, 7, 11))),
@@ -300,9 +324,12 @@ PATTERNS = {  # (name, a function of the `patterns` of a package, its number of 
     "hubs, none": (lambda p: p.hubs(9, []), 9, 9),
     "hubs, repeated": (lambda p: p.hubs(9, np.array([3, 3])), 9, 9),
     "strided": (lambda p: p.strided(20, 6), 20, 20),
+    "strided, more keys": (lambda p: p.strided(13, 6, 20), 13, 20),
+    "strided, more queries": (lambda p: p.strided(20, 6, 13), 20, 13),
     "strided, several tiles": (lambda p: p.strided(140, 12), 140, 140),
     "summaries": (lambda p: p.summaries(20, 6, 2), 20, 20),
     "summaries, further in": (lambda p: p.summaries(20, 6, 2, 2), 20, 20),
+    "summaries, more keys": (lambda p: p.summaries(13, 6, 2, 1, 20), 13, 20),
     "blocks": (lambda p: p.blocks(np.array([[1, 1], [0, -1], [3, 0], [2, 2]]), 5, 18), 18, 18),
     "blocks, several tiles": (lambda p: p.blocks(np.array([[1], [0], [-1]]), 50, 140), 140, 140),
     "scattered": (lambda p: p.scattered(4, np.array([[1, 1], [0, 3], [-1, -1], [2, -1]])), 4, 4),
@@ -408,6 +435,53 @@ SPECIAL = [
             lambda rng: dict(left=66, right=30)),
     special("sliding_window", "across tiles, dilated", Shape(150, 130, q=(2,), k=(2,)),
             lambda rng: dict(left=9, right=5, dilation=np.array([3, 7]))),
+    # lists of keys
+    special("random_tokens", "per head", Shape(9, 11), lambda rng: listed(rng, 9, 11, lead=(3,))),
+    special("random_tokens", "per batch entry, causal", Shape(11, 11),
+            lambda rng: listed(rng, 11, 11, lead=(2, 1)) | dict(causal=True)),
+    special("random_tokens", "nothing listed", Shape(9, 11), lambda rng: dict(indices=np.zeros((9, 0), int))),
+    special("random_tokens", "everything listed, twice", Shape(9, 11),
+            lambda rng: dict(indices=np.tile(np.arange(22, dtype=np.int32) % 11, (9, 1)))),
+    special("random_tokens", "one key for all", Shape(150, 7, q=(2,), k=()),
+            lambda rng: dict(indices=np.full((150, 1), 3))),
+    # a ring
+    *(special("star_ring", what, shape, lambda rng, shape=shape, leads=leads, mask=mask:
+              ring(rng, shape.n, shape.d, shape.e, *leads) | mask_of(*mask)(rng))
+      for what, shape, leads, mask in (
+        ("two tokens", Shape(2, 2), ((), ()), (2,)),
+        ("three tokens", Shape(3, 3), ((), ()), (2, 1, 3)),
+        ("everything per entry", Shape(9, 9), ((2, 3), (2, 3)), (2, 3, 9)),
+        ("embeddings per head, one K/V head", Shape(9, 9, k=(2, 1)), ((3,), (2, 1)), (2, 1, 9)),
+        ("embeddings with axes, K/V without", Shape(9, 9, k=()), ((2, 1), (3,)), (9,)),
+        ("a full tile", Shape(64, 64, q=(2,), k=(2,)), ((2,), ()), (2, 64)),
+      )),
+    # strides and summaries
+    special("sparse_strided", "stride 1", Shape(13, 13), lambda rng: dict(stride=1)),
+    special("sparse_strided", "stride above n", Shape(13, 20), lambda rng: dict(stride=50, causal=False)),
+    special("sparse_strided", "local, across tiles", Shape(150, 135, q=(2,), k=(2,)),
+            lambda rng: dict(stride=40, part="local", causal=False)),
+    special("sparse_strided", "summary", Shape(20, 13), lambda rng: dict(stride=5, part="summary")),
+    special("sparse_strided", "summary, both sides, key mask", Shape(13, 20), lambda rng: dict(
+        stride=3, part="summary", causal=False, key_mask=rng.random((2, 1, 20)) < 0.6)),
+    special("sparse_strided", "across tiles, key mask", Shape(150, 150, q=(2,), k=(1,)), lambda rng: dict(
+        stride=2, causal=False, key_mask=rng.random(150) < 0.7)),
+    *(special("sparse_fixed", what, shape, lambda rng, options=options, mask=mask:
+              options | (mask_of(*mask[0])(rng) if mask else {}))
+      for what, shape, options, *mask in (
+        ("summary of all", Shape(13, 20), dict(stride=3, summary=3)),
+        ("local, stride above n", Shape(9, 13), dict(stride=50, summary=1, part="local")),
+        ("no summary within n", Shape(9, 9), dict(stride=50, summary=1, part="summary", causal=False)),
+        ("sub-block per head", Shape(20, 20), dict(stride=6, summary=2, sub_block=np.array([0, 2, 1]))),
+        ("sub-block per head, both sides", Shape(20, 17), dict(
+            stride=6, summary=1, sub_block=[5, 0, 3], causal=False)),
+        ("sub-block per head, K/V without axes", Shape(13, 20, k=()), dict(
+            stride=6, summary=2, sub_block=[0, 2, 1], part="summary"), (20,)),
+        ("sub-block per head, one K/V head", Shape(13, 20, k=(2, 1)), dict(
+            stride=6, summary=2, sub_block=[0, 2, 1]), (2, 1, 20)),
+        ("across tiles", Shape(150, 135, q=(2,), k=(2,)), dict(stride=40, summary=5)),
+        ("summary, across tiles, both sides", Shape(135, 150, q=(2,), k=(1,)), dict(
+            stride=9, summary=4, sub_block=1, part="summary", causal=False)),
+      )),
     # global tokens
     special("longformer", "window 0, no global", Shape(9, 9), lambda rng: dict(window=0)),
     special("longformer", "window 0, global", Shape(13, 13),

@@ -10,11 +10,16 @@ V = np.zeros((2, 3, 11, 5))
 FLAGS = np.zeros((9, 11), bool)
 SLOTS = np.zeros((6, 11))
 ROWS = np.ones((6, 4))
+LISTS = np.zeros((9, 2), int)
 LSE = np.zeros((2, 3, 9))
 OUT = np.zeros((2, 3, 9, 5))
 
 OWN = {  # parameters that a function cannot do without
     "block_local": dict(block=3), "sliding_window": dict(left=1, right=1), "longformer": dict(window=2),
+    "random_tokens": dict(indices=LISTS), "sparse_strided": dict(stride=3),
+    "sparse_fixed": dict(stride=4, summary=2),
+    "star_ring": dict(key_embedded=np.zeros((11, 4)), value_embedded=np.zeros((11, 5)),
+                      key_relay=np.zeros((1, 4)), value_relay=np.zeros((1, 5))),
     "linformer": dict(key_projection=SLOTS, value_projection=SLOTS), "performer": dict(projection=ROWS),
     "performer_step": dict(projection=ROWS),
 }
@@ -125,10 +130,12 @@ TABLE = [  # (call, the error, words of its message)
         ("hubs", (4, [0.5]), {}, TypeError, ["positions", "integers", "list"]),
         ("hubs", (0, [0]), {}, ValueError, ["positions", "0"]),
         ("strided", (4, 0), {}, ValueError, ["stride", "at least 1", "0"]),
+        ("strided", (4, 2, -1), {}, ValueError, ["m needs", "at least 0", "-1"]),
         ("summaries", (4, 2, 3), {}, ValueError, ["summary", "stride", "2", "3"]),
         ("summaries", (4, 4, 0), {}, ValueError, ["summary", "at least 1", "0"]),
         ("summaries", (4, 4, 2, 2), {}, ValueError, ["sub_block", "stride", "4", "2"]),
         ("summaries", (4, 4, 2, -1), {}, ValueError, ["sub_block", "at least 0", "-1"]),
+        ("summaries", (4, 4, 2, 0, 4.0), {}, TypeError, ["m needs", "integer", "float 4.0"]),
         ("blocks", ([[0]], 4, 4), {}, TypeError, ["table", "integers", "list"]),
         ("blocks", (np.zeros((2, 1), int), 4, 4), {}, ValueError, ["table", "(..., 1, r)", "(2, 1)"]),
         ("blocks", (np.ones((1, 1), int), 4, 4), {}, ValueError, ["table", "-1..0", "1"]),
@@ -156,6 +163,45 @@ TABLE = [  # (call, the error, words of its message)
     (on("sliding_window", dilation=np.ones(3)), TypeError, ["dilation", "integer", "float64"]),
     (on("sliding_window", q=Q[0, 0], k=K[0, 0], v=V[0, 0], dilation=[1, 2, 3]), ValueError,
      ["dilation", "(3,)"]),
+    # random_tokens
+    (on("random_tokens", indices=LISTS.tolist()), TypeError, ["indices", "integers", "list"]),
+    (on("random_tokens", indices=LISTS.astype(float)), TypeError, ["indices", "integers", "float64"]),
+    (on("random_tokens", indices=LISTS.astype(bool)), TypeError, ["indices", "integers", "bool"]),
+    (on("random_tokens", indices=LISTS[:8]), ValueError, ["indices", "(..., 9, r)", "(8, 2)"]),
+    (on("random_tokens", indices=LISTS[:, 0]), ValueError, ["indices", "(..., 9, r)", "(9,)"]),
+    (on("random_tokens", indices=LISTS + 11), ValueError, ["indices", "-1..10", "11"]),
+    (on("random_tokens", indices=LISTS - 2), ValueError, ["indices", "-1..10", "-2"]),
+    (on("random_tokens", indices=np.zeros((2, 9, 2), int)), ValueError, ["indices", "(2, 3)", "(2, 9, 2)"]),
+    (on("random_tokens", indices=np.zeros((4, 2, 3, 9, 2), int)), ValueError, ["indices", "(4, 2, 3, 9, 2)"]),
+    # star_ring
+    (on("star_ring", q=Q), ValueError, ["n = 9", "m = 11"]),
+    (on("star_ring", key_embedded=zeros(9, 4)), ValueError, ["key_embedded", "11, 4)", "(9, 4)"]),
+    (on("star_ring", key_embedded=zeros(2, 11, 4)), ValueError, ["key_embedded", "(2, 3)", "(2, 11, 4)"]),
+    (on("star_ring", key_embedded=zeros(11, 4).tolist()), TypeError, ["key_embedded", "floats", "list"]),
+    (on("star_ring", value_embedded=zeros(11, 4)), ValueError, ["value_embedded", "11, 5)", "(11, 4)"]),
+    (on("star_ring", value_embedded=LISTS), TypeError, ["value_embedded", "floats", "int64"]),
+    (on("star_ring", key_relay=zeros(4)), ValueError, ["key_relay", "1, 4)", "(4,)"]),
+    (on("star_ring", key_relay=zeros(2, 4)), ValueError, ["key_relay", "1, 4)", "(2, 4)"]),
+    (on("star_ring", value_relay=zeros(11, 5)), ValueError, ["value_relay", "1, 5)", "(11, 5)"]),
+    (on("star_ring", value_relay=None), TypeError, ["value_relay", "floats", "None"]),
+    # sparse_strided, sparse_fixed
+    *((on(function, **wrong), error, words) for function in ("sparse_strided", "sparse_fixed")
+      for wrong, error, words in [
+        (dict(stride=0), ValueError, ["stride", "at least 1", "0"]),
+        (dict(stride=2.0), TypeError, ["stride", "integer", "float 2.0"]),
+        (dict(stride=True), TypeError, ["stride", "integer", "bool True"]),
+        (dict(part="both"), ValueError, ["part", "'local', 'summary' or 'merged'", "'both'"]),
+        (dict(part=None), ValueError, ["part", "'local', 'summary' or 'merged'", "None"]),
+    ]),
+    (on("sparse_fixed", summary=0), ValueError, ["summary", "at least 1", "0"]),
+    (on("sparse_fixed", summary="1"), TypeError, ["summary", "integer", "str '1'"]),
+    (on("sparse_fixed", summary=5, part="local"), ValueError, ["summary", "stride = 4", "summary = 5"]),
+    (on("sparse_fixed", sub_block=2), ValueError, ["sub_block = 2", "summary = 2", "stride = 4"]),
+    (on("sparse_fixed", sub_block=-1), ValueError, ["sub_block", "at least 0", "-1"]),
+    (on("sparse_fixed", sub_block=0.5), TypeError, ["sub_block", "integer", "0.5"]),
+    (on("sparse_fixed", sub_block=[0, 1]), ValueError, ["sub_block", "(3,)", "(2,)"]),
+    (on("sparse_fixed", sub_block=[0, 1, 2]), ValueError, ["sub_block", "stride = 4", "sub_block = 2"]),
+    (on("sparse_fixed", sub_block=np.zeros((2, 3), int)), ValueError, ["sub_block", "(3,)", "(2, 3)"]),
     # longformer
     (on("longformer", window=3), ValueError, ["window", "even", "3"]),
     (on("longformer", window=-2), ValueError, ["window", "at least 0", "-2"]),
@@ -224,9 +270,12 @@ REFUSED = [
     *((on(function, dropout=0.1), "dropout") for function in FUNCTIONS),
     (on("sliding_window", causal=True), "causal"),
     (on("linformer", causal=True), "causal"),
+    (on("star_ring", causal=True), "causal"),
     (on("linear_transformer", scale=1.0), "scale"),
     *(((function, (Q, K, V), {}), missing) for function, missing in [
         ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
+        ("random_tokens", "indices"), ("star_ring", "key_embedded"), ("sparse_strided", "stride"),
+        ("sparse_fixed", "stride"),
         ("linformer", "key_projection"), ("performer", "projection")]),
 ]
 

@@ -4,7 +4,10 @@ from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
 from xfaccel.fixed.block_local import block_local
 from xfaccel.fixed.longformer import longformer
+from xfaccel.fixed.random_tokens import random_tokens
 from xfaccel.fixed.sliding_window import sliding_window
+from xfaccel.fixed.sparse_transformer import sparse_fixed, sparse_strided
+from xfaccel.fixed.star import star_ring
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
 from xfaccel.lowrank.linformer import linformer
@@ -12,7 +15,8 @@ from xfaccel.lowrank.linformer import linformer
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
-    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "block_local", "sliding_window", "random_tokens", "star_ring", "sparse_strided",    # fixed patterns
+    "sparse_fixed", "longformer",
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

@@ -62,6 +62,11 @@ def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
     return Rows(x, offsets, address(x), table, strides[-2], strides[-1])
 
 
+def unbroadcast(x: Array) -> Array:
+    """`x` (..., rows, width), its broadcast leading axes cut to length 1: a copy of it repeats nothing."""
+    return x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.strides[:-2])]
+
+
 def address(x: Array) -> int:
     """Where the data of `x` begins."""
     # the common case takes a third of the time

@@ -116,43 +116,62 @@ def hubs(n: int, positions: Sequence[int] | Array) -> Pattern:
     return seen | everything
 
 
-def strided(n: int, stride: int) -> Pattern:
+def strided(n: int, stride: int, m: int | None = None) -> Pattern:
     """Keys at a multiple of `stride` from the query. Follows `xfref.patterns.strided`."""
-    n, stride = count("n", n, 0), count("stride", stride)
-    keys = np.arange(n)[:, None] % stride + stride * np.arange(-(-n // stride))
-    return _pattern(keys, np.minimum(keys + 1, n), n, tiles.band(n, n, -tiles.WIDE, tiles.WIDE, stride))
+    (n, m), stride = _lengths(n, m), count("stride", stride)
+    keys = (np.arange(n)[:, None] + m - n) % stride + stride * np.arange(-(-m // stride))
+    return _pattern(keys, np.minimum(keys + 1, m), m, tiles.band(n, m, -tiles.WIDE, tiles.WIDE, stride))
 
 
-def summaries(n: int, stride: int, summary: int, sub_block: int | Array = 0) -> Pattern:
+def summaries(n: int, stride: int, summary: int, sub_block: int | Array = 0,
+              m: int | None = None) -> Pattern:
     """The cells at the end of every block of `stride`. Follows `xfref.patterns.summaries`."""
-    n, stride, summary = count("n", n, 0), count("stride", stride), count("summary", summary)
-    sub_block = np.asarray(counts("sub_block", sub_block, np.shape(sub_block), least=0))
-    if np.any((sub_block + 1) * summary > stride):
-        raise ValueError(f"(sub_block + 1) * summary needs to be at most stride = {stride}, "
-                         f"got sub_block = {sub_block.max()} and summary = {summary}")
-    first = stride - (sub_block[..., None, None] + 1) * summary + stride * np.arange(-(-n // stride))
-    first = np.broadcast_to(first, (*sub_block.shape, n, first.shape[-1]))
-    return _pattern(first, np.minimum(first + summary, n), n)
+    n, m = _lengths(n, m)
+    first = first_cell(stride, summary, sub_block)
+    starts = first[..., None, None] + stride * np.arange(-(-m // stride))
+    starts = np.broadcast_to(starts, (*first.shape, n, starts.shape[-1]))
+    return _pattern(starts, np.minimum(starts + summary, m), m)
 
 
 def blocks(table: Array, block: int, n: int) -> Pattern:
     """Whole key blocks for whole query blocks. Follows `xfref.patterns.blocks`."""
     n, block = count("n", n, 0), count("block", block)
     number = -(-n // block)
-    table = _listed("table", table, number, number).repeat(block, axis=-2)[..., :n, :]
+    table = listed_in("table", table, number, number).repeat(block, axis=-2)[..., :n, :]
     return _pattern(np.where(table < 0, n, table * block), np.minimum((table + 1) * block, n), n)
 
 
 def scattered(n: int, indices: Array, m: int | None = None) -> Pattern:
     """A list of keys per query. Follows `xfref.patterns.scattered`."""
     n, m = _lengths(n, m)
-    indices = _listed("indices", indices, n, m)
+    indices = listed_in("indices", indices, n, m)
     return _pattern(np.where(indices < 0, m, indices), indices + 1, m, listed=indices)
 
 
 def columns(seen: Array, n: int) -> Pattern:
     """The keys where `seen` (..., m) is True, for all of n queries."""
     return _columns(seen, n)
+
+
+def listed_in(name: str, table: object, rows: int, columns: int) -> Array:
+    """`table` (..., rows, r) as int64, all in -1..columns-1. Raises TypeError or ValueError naming it."""
+    if not isinstance(table, np.ndarray) or not np.issubdtype(table.dtype, np.integer):
+        raise TypeError(f"{name} needs an array of integers, got {describe(table)}")
+    if table.ndim < 2 or table.shape[-2] != rows:
+        raise ValueError(f"{name} needs the shape (..., {rows}, r), got {table.shape}")
+    if table.size and (table.min() < -1 or table.max() >= columns):
+        raise ValueError(f"{name} needs integers in -1..{columns - 1}, got {table.min()}..{table.max()}")
+    return table.astype(np.int64)
+
+
+def first_cell(stride: int, summary: int, sub_block: int | Array) -> Array:
+    """Where in a block of `stride` its summary begins, () or one per head. Raises TypeError or ValueError."""
+    stride, summary = count("stride", stride), count("summary", summary)
+    sub_block = np.asarray(counts("sub_block", sub_block, np.shape(sub_block), least=0))
+    if np.any((sub_block + 1) * summary > stride):
+        raise ValueError(f"(sub_block + 1) * summary needs to be at most stride = {stride}, "
+                         f"got sub_block = {sub_block.max()} and summary = {summary}")
+    return stride - (sub_block + 1) * summary
 
 
 def indices_in(name: str, x: object, size: int) -> Array:
@@ -244,13 +263,3 @@ def _pattern(starts: Array, stops: Array, m: int, tile_list: tiles.TileList | No
 def _lengths(n: int, m: int | None) -> tuple[int, int]:
     n = count("n", n, 0)
     return n, n if m is None else count("m", m, 0)
-
-
-def _listed(name: str, table: object, rows: int, columns: int) -> Array:
-    if not isinstance(table, np.ndarray) or not np.issubdtype(table.dtype, np.integer):
-        raise TypeError(f"{name} needs an array of integers, got {describe(table)}")
-    if table.ndim < 2 or table.shape[-2] != rows:
-        raise ValueError(f"{name} needs the shape (..., {rows}, r), got {table.shape}")
-    if table.size and (table.min() < -1 or table.max() >= columns):
-        raise ValueError(f"{name} needs integers in -1..{columns - 1}, got {table.min()}..{table.max()}")
-    return table.astype(np.int64)

@@ -8,7 +8,10 @@ from xfref import lra, patterns
 from xfref.core import attention, attention_lse, layer_norm, merge, softmax
 from xfref.fixed.block_local import block_local
 from xfref.fixed.longformer import longformer
+from xfref.fixed.random_tokens import random_tokens
 from xfref.fixed.sliding_window import sliding_window
+from xfref.fixed.sparse_transformer import sparse_fixed, sparse_strided
+from xfref.fixed.star import star_ring, star_transformer, star_transformer_weights
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
 from xfref.lowrank.linformer import linformer, pooling_projection
@@ -27,7 +30,9 @@ __all__ = [
     "patterns",                                                                         # who sees whom
     "sinusoidal_positions", "multi_head", "multi_head_weights", "feed_forward",         # around attention
     "feed_forward_weights", "encoder_block", "encoder_block_weights",
-    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "block_local", "sliding_window", "random_tokens",                                   # fixed patterns
+    "star_ring", "star_transformer", "star_transformer_weights", "sparse_strided", "sparse_fixed",
+    "longformer",
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",

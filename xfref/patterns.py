@@ -79,24 +79,24 @@ def hubs(n: int, positions: Sequence[int] | Array) -> Array:
     return hub[:, None] | hub
 
 
-def strided(n: int, stride: int) -> Array:
+def strided(n: int, stride: int, m: int | None = None) -> Array:
     """Keys whose distance from the query is a multiple of `stride`, before and after it.
 
-    -> (n,n). Child et al., Section 4.3, A^(2), without its causal half. Raises TypeError or ValueError.
+    -> (n,m). Child et al., Section 4.3, A^(2), without its causal half. Raises TypeError or ValueError.
 
     >>> strided(3, 2).astype(int)
     array([[1, 0, 1],
            [0, 1, 0],
            [1, 0, 1]])
     """
-    query, key = _positions(n, None)
+    query, key = _positions(n, m)
     return (key - query) % count("stride", stride) == 0
 
 
-def summaries(n: int, stride: int, summary: int, sub_block: int | Array = 0) -> Array:
+def summaries(n: int, stride: int, summary: int, sub_block: int | Array = 0, m: int | None = None) -> Array:
     """The `summary` cells at the end of every block of `stride` positions; a later sub-block lies further in.
 
-    -> (n,n), or (H,n,n) for one sub-block per head: keys j with stride - (sub_block + 1) * summary <=
+    -> (n,m), or (H,n,m) for one sub-block per head: keys j with stride - (sub_block + 1) * summary <=
     j mod stride < stride - sub_block * summary. Child et al., Section 4.3, "fixed" A^(2), without its causal
     half. Raises TypeError or ValueError if an argument is no fitting integer.
 
@@ -108,9 +108,10 @@ def summaries(n: int, stride: int, summary: int, sub_block: int | Array = 0) -> 
     if np.any((sub_block + 1) * summary > stride):
         raise ValueError(f"(sub_block + 1) * summary needs to be at most stride = {stride}, "
                          f"got sub_block = {sub_block.max()} and summary = {summary}")
-    cell = np.arange(count("n", n, 0)) % stride
+    query, key = _positions(n, m)
+    cell = key % stride
     seen = (stride - (sub_block + 1) * summary <= cell) & (cell < stride - sub_block * summary)
-    return np.broadcast_to(seen, (*seen.shape[:-2], n, n)).copy()
+    return np.broadcast_to(seen, (*seen.shape[:-2], len(query), len(key))).copy()
 
 
 def blocks(table: Array, block: int, n: int) -> Array:

@@ -95,7 +95,7 @@ def encoder_block(x: Array, weights: Mapping[str, Array], *, heads: int,
         raise ValueError(f"norm needs 'post' or 'pre', got {norm!r}")
 
     def normalise(rows, place):
-        return layer_norm(rows, _weight(weights, f"g{place}"), _weight(weights, f"n{place}"))
+        return layer_norm(rows, weight(weights, f"g{place}"), weight(weights, f"n{place}"))
 
     check_array("x", x, least=2)
     if norm == "post":
@@ -133,11 +133,12 @@ def _split(x: Array, heads: int) -> Array:
 
 def _linear(x: Array, weights: Mapping[str, Array], matrix: str, bias: str,
             width: int | None = None) -> Array:
-    w = parameter(matrix, _weight(weights, matrix), x.dtype, own=(x.shape[-1], width), lead=())
-    return x @ w + parameter(bias, _weight(weights, bias), x.dtype, own=(w.shape[-1],), lead=())
+    w = parameter(matrix, weight(weights, matrix), x.dtype, own=(x.shape[-1], width), lead=())
+    return x @ w + parameter(bias, weight(weights, bias), x.dtype, own=(w.shape[-1],), lead=())
 
 
-def _weight(weights: Mapping[str, Array], key: str) -> Array:
+def weight(weights: Mapping[str, Array], key: str) -> Array:
+    """What a block's weights hold under `key`. Raises ValueError naming the key if that is nothing."""
     try:
         return weights[key]
     except (KeyError, TypeError):

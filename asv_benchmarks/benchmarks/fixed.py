@@ -1,12 +1,29 @@
 """Fixed patterns: who sees whom does not depend on the data."""
 
+import numpy as np
+
 from . import measure
-from .measure import Variant
+from .measure import HEADS, WIDTH, Variant, normal
+
+
+def _drawn(n):
+    """64 keys for every query, the same for all heads."""
+    return dict(indices=np.random.default_rng(n).integers(0, n, (n, 64)))
+
+
+def _ring(n):
+    return dict(key_embedded=normal(HEADS, n, WIDTH), value_embedded=normal(HEADS, n, WIDTH),
+                key_relay=normal(HEADS, 1, WIDTH), value_relay=normal(HEADS, 1, WIDTH))
+
 
 VARIANTS = {
     "block_local": Variant("block_local", lambda n: dict(block=64)),
     "sliding_window": Variant("sliding_window", lambda n: dict(left=128, right=128)),
     "sliding_window, dilated": Variant("sliding_window", lambda n: dict(left=128, right=128, dilation=2)),
+    "random_tokens": Variant("random_tokens", _drawn),
+    "star_ring": Variant("star_ring", _ring),
+    "sparse_strided": Variant("sparse_strided", lambda n: dict(stride=64)),
+    "sparse_fixed": Variant("sparse_fixed", lambda n: dict(stride=128, summary=32)),
     "longformer": Variant("longformer", lambda n: dict(window=256, global_tokens=[0])),
     "longformer, causal": Variant("longformer", lambda n: dict(window=256, global_tokens=[0], causal=True)),
 }

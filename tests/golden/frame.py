@@ -25,12 +25,18 @@ PEERS = {  # the versions and licences that this script was written against
     "performer-pytorch": ("1.1.4", "MIT"),
     "pytorch-fast-transformers": ("0.4.0", "MIT"),
     "long-range-arena": ("git cd31e5c", "Apache-2.0"),
+    "DeepSpeed": ("git 38327e0", "Apache-2.0"),
+    "sparse_attention": ("git c53f3bd", "no licence stated"),
+    "fastNLP": ("1.0.1", "Apache-2.0"),
+    "NeuralNLP-NeuralClassifier": ("git 3d4ddff", "MIT"),
 }
 LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a checkout
     "linear_transformer/linear_attention.py":
         "d787fa32444a7789fcada35c955d5a608085d44e28500c51bdf37a59d9f9bf8d",
     "performer/performer_attention.py":
         "ea5c6b38014670e4bf38792255b8d392725ce816db46f61fc799686a0e752c3d",
+    "sparse_transformer/sparse_attention.py":
+        "d60ac834b14d110fc03ed548838c1374e1c583c22c2bab3c7bf597b728d89b66",
 }
 
 DOUBLE = (5e-14, "float64 throughout: the rounding of both sides, values of order one")
