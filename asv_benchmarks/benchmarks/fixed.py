@@ -1,7 +1,22 @@
 """Fixed patterns: who sees whom does not depend on the data."""
 
+import numpy as np
+
 from . import measure
-from .measure import Variant
+from .measure import HEADS, WIDTH, Variant, normal, qkv
+
+BLOCK, RANDOM = 64, 3
+GLOBAL, RADIUS = 64, 84
+
+
+def _random_blocks(n):
+    rng, blocks = np.random.default_rng(n), -(-n // BLOCK)
+    return dict(block=BLOCK, random_blocks=rng.integers(0, blocks, (HEADS, blocks, RANDOM)))
+
+
+def _streams(n):
+    return (*qkv(n), *normal(3, HEADS, GLOBAL, WIDTH))
+
 
 VARIANTS = {
     "block_local": Variant("block_local", lambda n: dict(block=64)),
@@ -9,6 +24,10 @@ VARIANTS = {
     "sliding_window, dilated": Variant("sliding_window", lambda n: dict(left=128, right=128, dilation=2)),
     "longformer": Variant("longformer", lambda n: dict(window=256, global_tokens=[0])),
     "longformer, causal": Variant("longformer", lambda n: dict(window=256, global_tokens=[0], causal=True)),
+    "etc": Variant("etc", lambda n: dict(radius=RADIUS), _streams),
+    "etc, biased": Variant("etc", lambda n: dict(
+        radius=RADIUS, long_bias=normal(HEADS, n, 2 * RADIUS + 1)), _streams),
+    "bigbird": Variant("bigbird", _random_blocks),
 }
 
 time_fixed, track_fixed_workspace, track_fixed_error, track_fixed_ratio = measure.benchmarks(

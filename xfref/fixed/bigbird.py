@@ -42,8 +42,8 @@ def bigbird(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, block: int, random_b
     number = -(-n // block)
     table = _table(random_blocks, number, leading(q, k, v))
     ends = np.flatnonzero((own == 0) | (own == number - 1))
-    seen = same_block(n, block, 1, 1) | hubs(n, ends) | block_pattern(table, block, n)
-    return attention(q, k, v, mask=seen, key_mask=key_mask, scale=scale)
+    seen = same_block(n, block, 1, 1) | hubs(n, ends) | block_pattern(table, block, n)  # j in N(i)
+    return attention(q, k, v, mask=seen, key_mask=key_mask, scale=scale)  # Eq. AT
 
 
 def bigbird_random_blocks(rng: np.random.Generator, blocks: int, count: int,
