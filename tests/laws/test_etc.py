@@ -96,6 +96,7 @@ def test_leading_axes_come_from_all_six(package, rng):
           global_key_mask=rng.random((3, 3)) < 0.7)
     plain, whole = qkv(rng, 9, lead=()), qkv(rng, 3, lead=(2, 3))
     holds(package, plain + whole, 2, key_mask=rng.random(9) < 0.7)
+    holds(package, qkv(rng, 9, lead=(3,)) + whole, 2, key_mask=rng.random((3, 9)) < 0.7)
     # a pair with more axes than k, whose mask it keeps
     holds(package, plain + whole, 2, key_mask=rng.random(9) < 0.7,
           global_key_mask=rng.random((2, 1, 3)) < 0.7,

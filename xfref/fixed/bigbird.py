@@ -52,7 +52,7 @@ def bigbird_random_blocks(rng: np.random.Generator, blocks: int, count: int,
 
     -> (blocks,count) ints, or (heads,blocks,count). Drawn without replacement from the blocks that are
     neither global nor next to the row's own. Where there are too few, and in the first and last row, the rest
-    is the row's own block, which adds nothing. Released code draws from the first 1024 tokens alone.
+    is the row's own block, which adds nothing. At 4096 tokens released code draws from the first 1024 alone.
 
     Raises: TypeError or ValueError unless blocks, heads >= 1 and count >= 0 are integers.
     Cost: O(heads blocks^2).

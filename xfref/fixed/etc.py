@@ -73,6 +73,7 @@ def etc(q: Array, k: Array, v: Array, global_q: Array, global_k: Array, global_v
     def bias(name, x, *own):
         return None if x is None else parameter(name, x, q.dtype, own=own, lead=lead)
 
+    # e_ij, piece by piece
     offsets = bias("long_bias", long_bias, n, 2 * radius + 1)
     long_to_long = attention_lse(q, k, v, mask=window(n, left=radius, right=radius), key_mask=key_mask,
                                  bias=None if offsets is None else _by_key(offsets), scale=scale)
