@@ -68,6 +68,29 @@ def ring(rng, n, d, e, embedded=(), relay=()):
                 value_embedded=rng.standard_normal((*embedded, n, e)),
                 key_relay=rng.standard_normal((*relay, 1, d)),
                 value_relay=rng.standard_normal((*relay, 1, e)))
+def global_tokens(rng, d, e, count=3, lead=()):
+    return dict(global_q=rng.standard_normal((*lead, count, d)),
+                global_k=rng.standard_normal((*lead, count, d)),
+                global_v=rng.standard_normal((*lead, count, e)))
+
+
+def etc_biases(rng, n, radius, count=3, lead=(), hide=0.2):
+    own = dict(long_bias=(n, 2 * radius + 1), long_to_global_bias=(n, count), global_bias=(count, count),
+               global_to_long_bias=(count, n))
+    return dict(radius=radius) | {name: scores(rng, *lead, *shape, hide=hide) for name, shape in own.items()}
+
+
+def with_global_tokens(function, q, k, v, *, global_q, global_k, global_v, seen=None, **options):
+    """`etc` takes its global tokens by position, in the dtype of q; `seen`: other keys and values of them."""
+    if seen is not None:
+        keys, values = (x.astype(q.dtype) for x in np.split(seen, [q.shape[-1]], axis=-1))
+        options["global_seen_by_long"] = keys, values
+    return function(q, k, v, *(x.astype(q.dtype) for x in (global_q, global_k, global_v)), **options)
+
+
+def random_blocks(rng, n, block, r=2, lead=()):
+    number = -(-n // block)
+    return dict(block=block, random_blocks=rng.integers(0, max(number, 1), (*lead, number, r)))
 
 
 def some_of(m, *wanted):
@@ -99,6 +122,14 @@ VARIANTS = {
     "longformer": Variant("longformer", lambda rng, n, m, d, e: dict(window=6)),
     "longformer, global": Variant("longformer", lambda rng, n, m, d, e: dict(
         window=4, dilation=2, global_tokens=some_of(m, 0, 7, 11))),
+    # a scale belongs to the global queries too, and these are no arguments of the rules
+    "etc": Variant("etc", lambda rng, n, m, d, e: global_tokens(rng, d, e) | dict(radius=4), causal=False,
+                   lengths="equal", own_values=True, linear_in_q=False, call=with_global_tokens),
+    "etc, biased": Variant("etc", lambda rng, n, m, d, e: global_tokens(rng, d, e) | etc_biases(
+        rng, n, 2, hide=0), causal=False, lengths="equal", own_values=True, linear_in_q=False, per_query=True,
+        call=with_global_tokens),
+    "bigbird": Variant("bigbird", lambda rng, n, m, d, e: random_blocks(rng, n, 2), causal=False,
+                       lengths="equal", by_distance=False, per_query=True),
     "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
                          by_key=False),
     "linear_transformer": Variant("linear_transformer", lambda rng, n, m, d, e: {}, scale=False),
@@ -274,9 +305,9 @@ def dense(pattern):
     return pattern if isinstance(pattern, np.ndarray) else pattern.to_csr().toarray()
 
 
-def special(function, what, shape, options=None, *, size=1.0):
+def special(function, what, shape, options=None, *, size=1.0, call=None):
     """A case of one function alone; `options` is a draw."""
-    variant = Variant(function, lambda rng, n, m, d, e: {}, size=size)
+    variant = Variant(function, lambda rng, n, m, d, e: {}, size=size, call=call)
     # `attention` is `attention_lse` without its second result; features take long without compilation
     unjitted = function not in ("attention", "performer")
     return _case(f"{function}: {what}", variant, shape, options or {}, unjitted=unjitted)
@@ -510,6 +541,34 @@ SPECIAL = [
         window=40, global_tokens=rng.random((2, 150)) < 0.05)),
     special("longformer", "global, several tiles, causal", Shape(130, 150, q=(2,), k=(1,)), lambda rng: dict(
         window=12, dilation=3, causal=True, global_tokens=rng.random((2, 150)) < 0.05)),
+    # a long and a global stream
+    *(special("etc", what, shape, options, call=with_global_tokens) for what, shape, options in (
+        ("radius 0", Shape(9, 9), lambda rng: global_tokens(rng, 8, 6) | etc_biases(rng, 9, 0)),
+        ("radius above n", Shape(9, 9), lambda rng: global_tokens(rng, 8, 6) | etc_biases(rng, 9, 20)),
+        ("no global tokens", Shape(9, 9), lambda rng: global_tokens(rng, 8, 6, 0) | etc_biases(rng, 9, 2, 0)),
+        ("no long tokens", Shape(0, 0), lambda rng: global_tokens(rng, 8, 6) | etc_biases(rng, 0, 2)),
+        ("more global than long", Shape(3, 3), lambda rng: global_tokens(rng, 8, 6, 9) | dict(radius=1)),
+        ("leading axes of the global tokens", Shape(9, 9, q=(), k=()),
+         lambda rng: global_tokens(rng, 8, 6, lead=(3,)) | etc_biases(rng, 9, 2)),
+        ("all options", Shape(17, 17), lambda rng: global_tokens(rng, 8, 6, lead=(2, 3))
+         | etc_biases(rng, 17, 3, lead=(2, 1)) | dict(
+             seen=rng.standard_normal((3, 3, 14)), key_mask=rng.random((2, 1, 17)) < 0.7,
+             global_key_mask=rng.random((2, 3, 3)) < 0.7, scale=0.4)),
+        ("both in several tiles", Shape(150, 150, q=(2,), k=(2,)), lambda rng: global_tokens(
+            rng, 8, 6, 70, (2,)) | etc_biases(rng, 150, 30, 70) | dict(key_mask=rng.random((2, 150)) < 0.8)),
+    )),
+    # blocks of blocks
+    special("bigbird", "block 1", Shape(13, 13), lambda rng: random_blocks(rng, 13, 1, 3)),
+    special("bigbird", "block above n", Shape(13, 13), lambda rng: random_blocks(rng, 13, 50)),
+    special("bigbird", "no random blocks", Shape(20, 20), lambda rng: random_blocks(rng, 20, 3, 0)),
+    special("bigbird", "random blocks per batch entry", Shape(20, 20),
+            lambda rng: random_blocks(rng, 20, 3, lead=(2, 1))),
+    special("bigbird", "all options", Shape(20, 20, k=(2, 1)), lambda rng: random_blocks(
+        rng, 20, 3, lead=(3,)) | dict(scale=0.4, key_mask=rng.random((2, 1, 20)) < 0.7)),
+    special("bigbird", "blocks of a tile", Shape(257, 257, q=(2,), k=(1,)),
+            lambda rng: random_blocks(rng, 257, 64, 1, (2,))),
+    special("bigbird", "blocks across tiles", Shape(150, 150, q=(2,), k=(2,)),
+            lambda rng: random_blocks(rng, 150, 20, 2, (2,)) | dict(key_mask=rng.random((2, 150)) < 0.8)),
     # low rank
     special("linformer", "wider projections", Shape(9, 11), lambda rng: projections(rng, 17)),
     special("linformer", "projections per head", Shape(9, 11), lambda rng: projections(rng, 11, lead=(3,))),

@@ -21,7 +21,7 @@ OWN = {  # parameters that a function cannot do without
     "star_ring": dict(key_embedded=np.zeros((11, 4)), value_embedded=np.zeros((11, 5)),
                       key_relay=np.zeros((1, 4)), value_relay=np.zeros((1, 5))),
     "linformer": dict(key_projection=SLOTS, value_projection=SLOTS), "performer": dict(projection=ROWS),
-    "performer_step": dict(projection=ROWS),
+    "performer_step": dict(projection=ROWS), "bigbird": dict(block=3, random_blocks=np.zeros((4, 2), int)),
 }
 # those that are called with q, k and v under these names
 FUNCTIONS = sorted({variant.function for variant in VARIANTS.values() if variant.call is None})
@@ -39,6 +39,14 @@ def on(function, q=None, k=K, v=V, **options):
 
 def step(function, state=None, q=Q, k=K[..., :9, :], v=V[..., :9, :], **options):
     return function, (state, q, k, v), OWN.get(function, {}) | options
+
+
+def on_etc(**wrong):
+    """The call of `etc` with eleven long and three global tokens and one thing wrong."""
+    args = dict(q=zeros(2, 3, 11, 4), k=K, v=V, global_q=zeros(3, 3, 4), global_k=zeros(3, 3, 4),
+                global_v=zeros(3, 3, 5))
+    args |= {name: wrong.pop(name) for name in args if name in wrong}
+    return "etc", tuple(args.values()), dict(radius=2) | wrong
 
 
 def zeros(*shape):
@@ -221,6 +229,59 @@ TABLE = [  # (call, the error, words of its message)
     (on("longformer", global_q=Q.tolist()), TypeError, ["global_q", "list"]),
     (on("longformer", global_q=zeros(5, 3, 9, 4)), ValueError, ["global_q", "(5, 3"]),
     (on("longformer", global_k=zeros(4, 2, 3, 11, 4)), ValueError, ["global_k", "(4, 2, 3"]),
+    # etc
+    (on_etc(q=Q), ValueError, ["n = 9", "m = 11"]),
+    (on_etc(k=K.tolist()), TypeError, ["k needs", "list", "asarray"]),
+    (on_etc(v=zeros(2, 3, 10, 5)), ValueError, ["k and v", "11", "10"]),
+    (on_etc(radius=-1), ValueError, ["radius", "at least 0", "-1"]),
+    (on_etc(radius=2.0), TypeError, ["radius", "integer", "float 2.0"]),
+    (on_etc(global_q=zeros(3, 3, 4).tolist()), TypeError, ["global_q needs", "list", "asarray"]),
+    (on_etc(global_k=zeros(3, 3, 4).astype(np.float32)), TypeError,
+     ["global_k needs the dtype of q", "float64", "float32"]),
+    (on_etc(global_v=None), TypeError, ["global_v needs", "None"]),
+    (on_etc(global_q=zeros(4)), ValueError, ["global_q needs", "2 axes", "(4,)"]),
+    (on_etc(global_q=zeros(3, 3, 5)), ValueError, ["global_q", "3, 4)", "(3, 3, 5)"]),
+    (on_etc(global_k=zeros(3, 2, 4)), ValueError, ["global_k", "3, 4)", "(3, 2, 4)"]),
+    (on_etc(global_v=zeros(3, 3, 4)), ValueError, ["global_v", "3, 5)", "(3, 3, 4)"]),
+    (on_etc(global_k=zeros(4, 3, 4)), ValueError, ["leading axes", "(4, 3, 4)"]),
+    (on_etc(long_bias=zeros(11, 4)), ValueError, ["long_bias", "11, 5)", "(11, 4)"]),
+    (on_etc(long_bias=zeros(1, 5)), ValueError, ["long_bias", "11, 5)", "(1, 5)"]),
+    (on_etc(long_bias=zeros(2, 11, 5)), ValueError, ["long_bias", "(2, 3)", "(2, 11, 5)"]),
+    (on_etc(long_to_global_bias=zeros(3, 11)), ValueError, ["long_to_global_bias", "11, 3)", "(3, 11)"]),
+    (on_etc(global_bias=zeros(3, 11)), ValueError, ["global_bias", "3, 3)", "(3, 11)"]),
+    (on_etc(global_to_long_bias=zeros(11, 3)), ValueError, ["global_to_long_bias", "3, 11)", "(11, 3)"]),
+    (on_etc(global_bias=zeros(3, 3) > 0), TypeError, ["global_bias", "floats", "bool"]),
+    (on_etc(key_mask=np.ones((2, 11), bool)), ValueError, ["key_mask", "(2, 11)", "(B, 1, m)"]),
+    (on_etc(key_mask=np.ones(3, bool)), ValueError, ["key_mask", "11", "(3,)"]),
+    (on_etc(global_key_mask=np.ones(11, bool)), ValueError, ["global_key_mask", "3", "(11,)"]),
+    (on_etc(global_key_mask=np.ones((2, 1, 3), bool)), ValueError,
+     ["global_key_mask needs", "k.ndim - 1 = 2", "(2, 1, 3)", "global_key_mask[:, None, :]"]),
+    (on_etc(global_key_mask=[True] * 3), TypeError, ["global_key_mask", "boolean", "list"]),
+    (on_etc(long_seen_by_global=K), TypeError, ["long_seen_by_global", "pair", "ndarray"]),
+    (on_etc(long_seen_by_global=(K,)), TypeError, ["long_seen_by_global", "pair", "tuple of length 1"]),
+    (on_etc(long_seen_by_global=(K, K)), ValueError, ["long_seen_by_global[1]", "11, 5)", "(2, 3, 11, 4)"]),
+    (on_etc(global_seen_by_long=(zeros(2, 4), zeros(3, 5))), ValueError,
+     ["global_seen_by_long[0]", "3, 4)", "(2, 4)"]),
+    (on_etc(global_seen_by_long=(zeros(3, 4), None)), TypeError, ["global_seen_by_long[1]", "None"]),
+    (on_etc(global_seen_by_long=(zeros(3, 4).astype(np.float32), zeros(3, 5))), TypeError,
+     ["global_seen_by_long[0]", "float64", "float32"]),
+    (on_etc(global_seen_by_long=(zeros(5, 3, 4), zeros(3, 5))), ValueError,
+     ["global_seen_by_long[0]", "(2, 3)", "(5, 3, 4)"]),
+    (on_etc(scale=np.inf), ValueError, ["scale", "finite", "inf"]),
+    # bigbird
+    (on("bigbird", q=Q), ValueError, ["n = 9", "m = 11"]),
+    (on("bigbird", block=0), ValueError, ["block", "at least 1", "0"]),
+    (on("bigbird", block=3.0), TypeError, ["block", "integer", "float 3.0"]),
+    (on("bigbird", block=4), ValueError, ["random_blocks", "3, any)", "(4, 2)"]),
+    (on("bigbird", random_blocks=None), TypeError, ["random_blocks", "integers", "None"]),
+    (on("bigbird", random_blocks=[[0]] * 4), TypeError, ["random_blocks", "integers", "list"]),
+    (on("bigbird", random_blocks=zeros(4, 2)), TypeError, ["random_blocks", "integers", "float64"]),
+    (on("bigbird", random_blocks=np.zeros((4, 2), bool)), TypeError, ["random_blocks", "integers", "bool"]),
+    (on("bigbird", random_blocks=np.zeros(4, int)), ValueError, ["random_blocks", "4, any)", "(4,)"]),
+    (on("bigbird", random_blocks=np.zeros((2, 4, 2), int)), ValueError,
+     ["random_blocks", "(2, 3)", "(2, 4, 2)"]),
+    (on("bigbird", random_blocks=np.full((4, 2), 4)), ValueError, ["random_blocks", "0..3", "4"]),
+    (on("bigbird", random_blocks=np.full((4, 2), -1)), ValueError, ["random_blocks", "0..3", "-1"]),
     # linformer
     (on("linformer", key_projection=zeros(6, 10)), ValueError, ["key_projection", "at least m = 11", "10"]),
     (on("linformer", value_projection=zeros(6, 9)), ValueError, ["value_projection", "at least m = 11", "9"]),
@@ -271,6 +332,10 @@ REFUSED = [
     (on("sliding_window", causal=True), "causal"),
     (on("linformer", causal=True), "causal"),
     (on("star_ring", causal=True), "causal"),
+    (on("bigbird", causal=True), "causal"),
+    (on_etc(causal=True), "causal"),
+    (("etc", (Q, K, V, Q, K, V), {}), "radius"),
+    (("bigbird", (Q, K, V), dict(block=3)), "random_blocks"),
     (on("linear_transformer", scale=1.0), "scale"),
     *(((function, (Q, K, V), {}), missing) for function, missing in [
         ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),

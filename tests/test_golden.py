@@ -32,17 +32,21 @@ CASES = [(path.stem, case) for path in sorted(FOLDER.glob("*.npz")) for case in 
 
 
 def keywords(call, arrays, prefix=""):
-    """The keyword arguments of a call; those listed under "arrays" are stored beside it."""
+    """The keyword arguments of a call; those listed under "arrays" and "pairs" are stored beside it."""
     named = {name: arrays[prefix + name] for name in call.get("arrays", ())}
-    return {name: x for name, x in call.items() if name != "arrays"} | named
+    named |= {name: tuple(arrays[prefix + x] for x in pair) for name, pair in call.get("pairs", {}).items()}
+    return {name: x for name, x in call.items() if name not in ("arrays", "pairs")} | named
 
 
 def attention_paper(package, paper, arrays, call):
     function = getattr(package, call.pop("function", paper))
-    args = [arrays[name] for name in "qkv"]
+    args, place = [arrays[name] for name in call.pop("inputs", "qkv")], call.pop("result", None)
     if function.__name__.endswith("_step"):
         return in_uneven_steps(function, args, call)
-    return function(*args, **call)
+    out = function(*args, **call)
+    if place is not None:
+        return out[place]
+    return np.concatenate(out, axis=-2) if isinstance(out, tuple) else out
 
 
 def in_uneven_steps(function, args, call):
@@ -114,6 +118,7 @@ def test_every_array_of_the_files_is_used():
         arrays = read(paper)[case]
         call = json.loads(str(arrays["call"]))
         used = {*RECORDED, *call.get("arrays", ()), *call.get("inputs", "qkv"),
+                *(name for pair in call.get("pairs", {}).values() for name in pair),
                 *(f"weights/{name}" for name in call.get("weights", ())),
                 *(f"attend/{name}" for name in call.get("attend", {}).get("arrays", ()))}
         assert set(arrays) <= used, f"{paper}/{case}: {sorted(set(arrays) - used)}"

@@ -75,6 +75,12 @@ RING = [("star_ring", name) for name in ("key_embedded", "value_embedded", "key_
 
 @pytest.mark.parametrize("label, name", [("linformer", "key_projection"), ("linformer", "value_projection"),
                                          ("performer", "projection"), *RING])
+ETC_BIASES = [("etc, biased", name) for name in ("long_bias", "long_to_global_bias", "global_bias",
+                                                 "global_to_long_bias")]
+
+
+@pytest.mark.parametrize("label, name", [("linformer", "key_projection"), ("linformer", "value_projection"),
+                                         ("performer", "projection"), *ETC_BIASES])
 def test_every_array_parameter_is_lead_and_own_axes(package, label, name, rng):
     args, options = inputs(label, rng)
     for lead in ((3,), (2, 1), (1, 3), (2, 3), (1,)):
@@ -441,6 +447,8 @@ def test_q_k_v_share_one_float_dtype(package, label, rng):
 
 PARAMETERS = [("linformer", "key_projection"), ("linformer", "value_projection"), ("performer", "projection"),
               ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"), *RING]
+              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
+              *ETC_BIASES]
 
 
 @pytest.mark.parametrize("label, name", PARAMETERS)

@@ -2,7 +2,9 @@
 
 from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
+from xfaccel.fixed.bigbird import bigbird
 from xfaccel.fixed.block_local import block_local
+from xfaccel.fixed.etc import etc
 from xfaccel.fixed.longformer import longformer
 from xfaccel.fixed.random_tokens import random_tokens
 from xfaccel.fixed.sliding_window import sliding_window
@@ -17,6 +19,8 @@ __all__ = [
     "patterns",                                                                         # who sees whom
     "block_local", "sliding_window", "random_tokens", "star_ring", "sparse_strided",    # fixed patterns
     "sparse_fixed", "longformer",
+    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "etc", "bigbird",
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

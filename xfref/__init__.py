@@ -6,7 +6,9 @@ line that is it, the shapes `(...,n,d),(...,m,d),(...,m,e)->(...,n,e)`, its cost
 
 from xfref import lra, patterns
 from xfref.core import attention, attention_lse, layer_norm, merge, softmax
+from xfref.fixed.bigbird import bigbird, bigbird_random_blocks
 from xfref.fixed.block_local import block_local
+from xfref.fixed.etc import etc, relative_label_bias
 from xfref.fixed.longformer import longformer
 from xfref.fixed.random_tokens import random_tokens
 from xfref.fixed.sliding_window import sliding_window
@@ -33,6 +35,8 @@ __all__ = [
     "block_local", "sliding_window", "random_tokens",                                   # fixed patterns
     "star_ring", "star_transformer", "star_transformer_weights", "sparse_strided", "sparse_fixed",
     "longformer",
+    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "etc", "relative_label_bias", "bigbird", "bigbird_random_blocks",
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",

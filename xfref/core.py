@@ -207,18 +207,18 @@ def visible(q: Array, k: Array, v: Array, *, mask: Array | None = None, key_mask
     return seen
 
 
-def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...]) -> None:
+def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...], name: str = "key_mask") -> None:
     """Raise TypeError or ValueError unless `key_mask` is None or boolean with (m,) or k.ndim - 1 axes."""
     if key_mask is None:
         return
     m = k.shape[-2]
     if type(key_mask) is not np.ndarray or key_mask.dtype != bool:
-        raise TypeError(f"key_mask needs a boolean array (True = attend), got {describe(key_mask)}")
+        raise TypeError(f"{name} needs a boolean array (True = attend), got {describe(key_mask)}")
     if key_mask.ndim not in (1, k.ndim - 1) or key_mask.shape[-1] != m:
         wanted = "(m,)" if k.ndim == 2 else f"(m,) or k.ndim - 1 = {k.ndim - 1} axes ending in m"
-        raise ValueError(f"key_mask needs {wanted} = {m}, got {key_mask.shape}; for one mask per batch entry "
-                         f"beside heads, reshape (B, m) to (B, 1, m): key_mask[:, None, :]")
-    check_shape("key_mask", key_mask.shape, (m,), lead)
+        raise ValueError(f"{name} needs {wanted} = {m}, got {key_mask.shape}; for one mask per batch entry "
+                         f"beside heads, reshape (B, m) to (B, 1, m): {name}[:, None, :]")
+    check_shape(name, key_mask.shape, (m,), lead)
 
 
 def hide_keys(x: Array, key_mask: Array | None) -> Array:

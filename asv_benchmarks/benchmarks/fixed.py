@@ -14,6 +14,19 @@ def _drawn(n):
 def _ring(n):
     return dict(key_embedded=normal(HEADS, n, WIDTH), value_embedded=normal(HEADS, n, WIDTH),
                 key_relay=normal(HEADS, 1, WIDTH), value_relay=normal(HEADS, 1, WIDTH))
+from .measure import HEADS, WIDTH, Variant, normal, qkv
+
+BLOCK, RANDOM = 64, 3
+GLOBAL, RADIUS = 64, 84
+
+
+def _random_blocks(n):
+    rng, blocks = np.random.default_rng(n), -(-n // BLOCK)
+    return dict(block=BLOCK, random_blocks=rng.integers(0, blocks, (HEADS, blocks, RANDOM)))
+
+
+def _streams(n):
+    return (*qkv(n), *normal(3, HEADS, GLOBAL, WIDTH))
 
 
 VARIANTS = {
@@ -26,6 +39,10 @@ VARIANTS = {
     "sparse_fixed": Variant("sparse_fixed", lambda n: dict(stride=128, summary=32)),
     "longformer": Variant("longformer", lambda n: dict(window=256, global_tokens=[0])),
     "longformer, causal": Variant("longformer", lambda n: dict(window=256, global_tokens=[0], causal=True)),
+    "etc": Variant("etc", lambda n: dict(radius=RADIUS), _streams),
+    "etc, biased": Variant("etc", lambda n: dict(
+        radius=RADIUS, long_bias=normal(HEADS, n, 2 * RADIUS + 1)), _streams),
+    "bigbird": Variant("bigbird", _random_blocks),
 }
 
 time_fixed, track_fixed_workspace, track_fixed_error, track_fixed_ratio = measure.benchmarks(

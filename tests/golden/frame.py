@@ -31,6 +31,8 @@ PEERS = {  # the versions and licences that this script was written against
     "NeuralNLP-NeuralClassifier": ("git 3d4ddff", "MIT"),
 }
 LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a checkout
+    "bigbird/bigbird_attention.py":
+        "61bb21fa47031ec97fc88804b422e6aed16ee581a8af46738d1d29bf2e431efb",
     "linear_transformer/linear_attention.py":
         "d787fa32444a7789fcada35c955d5a608085d44e28500c51bdf37a59d9f9bf8d",
     "performer/performer_attention.py":
