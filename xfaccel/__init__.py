@@ -2,8 +2,10 @@
 
 from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
+from xfaccel.fixed.adaptive_span import adaptive_span
 from xfaccel.fixed.block_local import block_local
 from xfaccel.fixed.longformer import longformer
+from xfaccel.fixed.shaw import shaw
 from xfaccel.fixed.sliding_window import sliding_window
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
@@ -13,6 +15,7 @@ __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "adaptive_span", "shaw",                                                            # terms by distance
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

@@ -1,4 +1,10 @@
-"""Softmax attention and its companions, fast. Follows `xfref.core`."""
+"""Softmax attention and its companions, fast. Follows `xfref.core`.
+
+Also what terms by distance share: blocks of queries, so that no array of all pairs is ever held, and the view
+that reads rows by offset as rows by key.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -116,3 +122,29 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
     out = weight_a[..., None] * out_a
     out += weight_b[..., None] * out_b
     return out, lse
+
+
+def offset_blocks(n: int, m: int, low: int, high: int,
+                  size: int) -> Iterator[tuple[slice, slice, Array, int]]:
+    """Blocks of `size` queries, each with the keys at offsets low..high (j - p, p = i + m - n) of any of them.
+
+    Yields the queries, the keys, the offsets of all their pairs in ascending order, and the place of the last
+    key after the last query: query i of such a block, b queries and w keys, has its own position at the key
+    i + w - b - place.
+    """
+    for first in range(0, n, max(size, 1)):
+        stop = min(first + size, n)
+        begin, end = first + m - n, stop - 1 + m - n  # the positions of the first and the last query
+        start = min(max(begin + low, 0), m)
+        after = min(max(end + high + 1, start), m)
+        yield slice(first, stop), slice(start, after), np.arange(start - end, after - begin), after - 1 - end
+
+
+def skew(by_offset: Array, keys: int) -> Array:
+    """Rows by offset, (...,b,keys+b-1), as rows by key, (...,b,keys): row i begins b - 1 - i columns later.
+
+    The columns are the offsets that `offset_blocks` yields. A view: what is written to it goes to its place.
+    """
+    *lead, row, column = by_offset.strides
+    first = by_offset[..., max(by_offset.shape[-2] - 1, 0):]
+    return np.lib.stride_tricks.as_strided(first, (*by_offset.shape[:-1], keys), (*lead, row - column, column))

@@ -6,8 +6,10 @@ line that is it, the shapes `(...,n,d),(...,m,d),(...,m,e)->(...,n,e)`, its cost
 
 from xfref import lra, patterns
 from xfref.core import attention, attention_lse, layer_norm, merge, softmax
+from xfref.fixed.adaptive_span import adaptive_span, dynamic_span, span_penalty
 from xfref.fixed.block_local import block_local
 from xfref.fixed.longformer import longformer
+from xfref.fixed.shaw import shaw
 from xfref.fixed.sliding_window import sliding_window
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
@@ -28,6 +30,7 @@ __all__ = [
     "sinusoidal_positions", "multi_head", "multi_head_weights", "feed_forward",         # around attention
     "feed_forward_weights", "encoder_block", "encoder_block_weights",
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "adaptive_span", "dynamic_span", "span_penalty", "shaw",                            # terms by distance
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",
