@@ -458,8 +458,8 @@ SPECIAL = [
         span=30 * rng.random((2, 1, 1)), ramp=10, position_keys=rng.standard_normal((3, 6, 8)), scale=0.5)),
     special("adaptive_span", "position of distance 0 alone", Shape(9, 9), lambda rng: dict(
         span=5, ramp=3, position_keys=rng.standard_normal((1, 8)))),
-    special("adaptive_span", "several tiles, span per head", Shape(133, 150, q=(2,), k=(2,)), lambda rng: dict(
-        span=np.array([[5.0], [90.5]]), ramp=32)),
+    special("adaptive_span", "several tiles, span per head", Shape(133, 150, q=(2,), k=(2,)),
+            lambda rng: dict(span=np.array([[5.0], [90.5]]), ramp=32)),
     special("adaptive_span", "several tiles, span per token, positions", Shape(150, 150, q=(2,), k=(1,)),
             lambda rng: dict(span=100 * rng.random((2, 150)), ramp=8.5,
                              position_keys=rng.standard_normal((81, 8)))),
@@ -469,11 +469,12 @@ SPECIAL = [
         key_table=rng.standard_normal((61, 8)), value_table=rng.standard_normal((61, 6)))),
     special("shaw", "tables per head and per batch entry", Shape(9, 11, k=(2, 1)), lambda rng: dict(
         key_table=rng.standard_normal((3, 7, 8)), value_table=rng.standard_normal((2, 1, 7, 6)), scale=0.3)),
-    special("shaw", "several tiles", Shape(150, 135, q=(2,), k=(1,)), lambda rng: dict(
+    special("shaw", "a band across tiles", Shape(150, 135, q=(2,), k=(1,)), lambda rng: dict(
         key_table=rng.standard_normal((41, 8)), value_table=rng.standard_normal((41, 6)))),
-    special("shaw", "several tiles, causal, key mask", Shape(135, 150, q=(2,), k=(2,)), lambda rng: dict(
-        key_table=rng.standard_normal((2, 181, 8)), value_table=rng.standard_normal((2, 181, 6)), causal=True,
-        key_mask=rng.random((2, 150)) < 0.6)),
+    special("shaw", "a band across tiles, causal, key mask", Shape(135, 150, q=(2,), k=(2,)),
+            lambda rng: dict(key_table=rng.standard_normal((2, 181, 8)), causal=True,
+                             value_table=rng.standard_normal((2, 181, 6)),
+                             key_mask=rng.random((2, 150)) < 0.6)),
     # low rank
     special("linformer", "wider projections", Shape(9, 11), lambda rng: projections(rng, 17)),
     special("linformer", "projections per head", Shape(9, 11), lambda rng: projections(rng, 11, lead=(3,))),

@@ -195,8 +195,9 @@ TABLE = [  # (call, the error, words of its message)
     (on("adaptive_span", position_keys=zeros(7, 5)), ValueError, ["position_keys", "4", "(7, 5)"]),
     (on("adaptive_span", position_keys=zeros(4)), ValueError, ["position_keys", "(4,)"]),
     (on("adaptive_span", position_keys=zeros(0, 4)), ValueError, ["position_keys", "at least 1 row", "0"]),
-    (on("adaptive_span", position_keys=zeros(2, 7, 4)), ValueError, ["position_keys", "(2, 3)", "(2, 7, 4)"]),
-    (on("adaptive_span", position_keys=np.ones((7, 4), int)), TypeError, ["position_keys", "floats", "int64"]),
+    (on("adaptive_span", position_keys=zeros(2, 7, 4)), ValueError,
+     ["position_keys", "(2, 3)", "(2, 7, 4)"]),
+    (on("adaptive_span", position_keys=ROWS.astype(int)), TypeError, ["position_keys", "floats", "int64"]),
     # shaw
     (on("shaw", key_table=zeros(4, 4)), ValueError, ["key_table", "odd", "2c + 1", "4"]),
     (on("shaw", key_table=zeros(0, 4)), ValueError, ["key_table", "odd", "0"]),

@@ -124,13 +124,13 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
     return out, lse
 
 
-def offset_blocks(n: int, m: int, low: int, high: int,
-                  size: int) -> Iterator[tuple[slice, slice, Array, int]]:
-    """Blocks of `size` queries, each with the keys at offsets low..high (j - p, p = i + m - n) of any of them.
+def offset_blocks(n: int, m: int, low: int, high: int, size: int
+                  ) -> Iterator[tuple[slice, slice, Array, int]]:
+    """Blocks of `size` queries, each with the keys at an offset of low..high from one of them.
 
-    Yields the queries, the keys, the offsets of all their pairs in ascending order, and the place of the last
-    key after the last query: query i of such a block, b queries and w keys, has its own position at the key
-    i + w - b - place.
+    The offset of key j from query i is j - p, p = i + m - n. Yields the queries, the keys, all offsets that
+    occur between these in ascending order, and the offset of the last key from the last query, by which
+    offsets are smaller when the block is a problem of its own, aligned at its end.
     """
     for first in range(0, n, max(size, 1)):
         stop = min(first + size, n)
@@ -147,4 +147,5 @@ def skew(by_offset: Array, keys: int) -> Array:
     """
     *lead, row, column = by_offset.strides
     first = by_offset[..., max(by_offset.shape[-2] - 1, 0):]
-    return np.lib.stride_tricks.as_strided(first, (*by_offset.shape[:-1], keys), (*lead, row - column, column))
+    shape, strides = (*by_offset.shape[:-1], keys), (*lead, row - column, column)
+    return np.lib.stride_tricks.as_strided(first, shape, strides)

@@ -1,4 +1,5 @@
-"""Laws of the adaptive span: the soft mask and its distances, what is out of reach, the dynamic span, penalty."""
+"""Laws of the adaptive span: the soft mask by distance, what is out of reach, the dynamic span, the penalty.
+"""
 
 import itertools
 import math
@@ -174,8 +175,7 @@ def test_a_dynamic_span_is_a_span_of_each_head_and_token(package, rng):
     (ValueError, r"weight needs.*lead\.\.\., 4.*\(3,\)", dict(weight=np.ones(3))),
     (ValueError, r"weight needs.*\(\)", dict(weight=np.ones(()))),
     (TypeError, "weight needs.*list", dict(weight=[1.0] * 4)),
-    (ValueError, r"weight needs leading axes.*\(2,\).*\(3, 4\)", dict(weight=np.ones((3, 4)),
-                                                                     bias=np.ones(3))),
+    (ValueError, r"weight needs leading axes.*\(2,\).*\(3, 4\)", dict(weight=np.ones((3, 4)))),
     (ValueError, r"bias needs.*\(lead\.\.\.\).*\(2,\)", dict(bias=np.ones(2))),
     (ValueError, r"bias needs.*\(2, 1\)", dict(weight=np.ones((2, 4)), bias=np.ones((2, 1)))),
     (TypeError, "bias needs a number.*'0'", dict(bias="0")),

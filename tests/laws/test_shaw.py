@@ -1,4 +1,4 @@
-"""Laws of relative position representations: offsets and their clipping, constant tables, rows that see nothing."""
+"""Laws of relative positions: offsets and their clipping, tables of equal rows, queries that see nothing."""
 
 import math
 

@@ -1,8 +1,8 @@
-"""Relative positions, fast: a band of keys with terms of their own, and two sides with one term each."""
+"""Relative positions, fast: a band of keys with terms of their own between two sides of plain attention."""
 
 import numpy as np
 
-from xfaccel.arrays import empty, leading, lengths, parameter, scale_or_default
+from xfaccel.arrays import check_key_mask, empty, leading, lengths, parameter, scale_or_default
 from xfaccel.core import merge, offset_blocks, skew, softmax
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
@@ -20,7 +20,8 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
     side is plain attention. The keys within c are a band, a block of queries at a time; the three are merged.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n m (d + e) + n c (d + e)) time, half of it if causal, O(n + c) memory.
+    Cost: O(n m (d + e)) time, half of it if causal, of which the band takes O(n (c + 128) (d + e)); O(n + m)
+    memory, and 128 rows of 2c + 128 numbers.
     """
     n, m = lengths(q, k, v)
     lead, scale = leading(q, k, v), scale_or_default(scale, q)
@@ -28,13 +29,14 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
     length = key_table.shape[-2]
     if length % 2 == 0:
         raise ValueError(f"key_table needs an odd number of rows, 2c + 1, got {length}")
+    if key_mask is not None:
+        check_key_mask(key_mask, k, lead)
     if value_table is not None:
         value_table = parameter("value_table", value_table, q.dtype, own=(length, v.shape[-1]), lead=lead)
     clip = length // 2
     out, lse = _band(q, k, v, key_table, value_table, 0 if causal else clip, key_mask, scale)
-    sides = [(-tiles.WIDE, -clip - 1, 0)] if causal else [(-tiles.WIDE, -clip - 1, 0),
-                                                          (clip + 1, tiles.WIDE, -1)]
-    for low, high, row in sides:
+    sides = [(-tiles.WIDE, -clip - 1, 0), (clip + 1, tiles.WIDE, -1)]
+    for low, high, row in sides[:1 if causal else 2]:
         far, far_lse = attend(q, k, v, tiles.band(n, m, low, high), key_mask=key_mask, scale=scale)
         far_lse += scale * (q @ key_table[..., row, :, None])[..., 0]
         if value_table is not None:

@@ -1,7 +1,7 @@
 """Adaptive attention span: each head learns how far back it looks, and what lies beyond is never computed.
 
 Adaptive Attention Span in Transformers. Sukhbaatar, Grave, Bojanowski, Joulin. 2019. arXiv:1905.07799,
-Section 2.1 (attention to the past, position vectors by distance) and Section 2.2 (soft mask, penalty, dynamic
+Section 2.1 (attention to the past, position vectors by distance), Section 2.2 (soft mask, penalty, dynamic
 span).
 
 Differs: the scores are scaled by d**-0.5, position term included, as in the released code. That code counts
@@ -63,8 +63,9 @@ def dynamic_span(x: np.ndarray, weight: np.ndarray, bias: float | np.ndarray, ma
 
     z_t = max_span * sigmoid(weight . x_t + bias)
 
-    (...,n,w),(lead...,w),(lead...) -> (...,n), the `span` of `adaptive_span`. The leading axes of `weight` are
-    those of `bias` and broadcast against those of x: for heads, x is (B,1,n,w), `weight` (H,w), `bias` (H).
+    (...,n,w),(lead...,w),(lead...) -> (...,n), the `span` of `adaptive_span`. The leading axes of `weight`
+    broadcast against those of x, and those of `bias` to those of `weight`: with heads, x is (B,1,n,w),
+    `weight` (H,w), `bias` (H) or a number.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n w) per leading entry.

@@ -1,7 +1,7 @@
 """Relative positions: the offset of a key from its query, clipped, has a vector in the key and in the value.
 
 Self-Attention with Relative Position Representations. Shaw, Uszkoreit, Vaswani. 2018. arXiv:1803.02155,
-Section 3.1 (relation-aware self-attention, Eq. 3 and 4), Section 3.2 (relative positions), Section 3.3 (Eq. 5).
+Section 3.1 (relation-aware attention, Eq. 3 and 4), Section 3.2 (relative positions), Section 3.3 (Eq. 5).
 
 Differs: the vectors in the values may be left out, as much later code does. Code that counts the offset as
 i - j stores the rows of its tables in the opposite order.
