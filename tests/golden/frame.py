@@ -25,6 +25,9 @@ PEERS = {  # the versions and licences that this script was written against
     "performer-pytorch": ("1.1.4", "MIT"),
     "pytorch-fast-transformers": ("0.4.0", "MIT"),
     "long-range-arena": ("git cd31e5c", "Apache-2.0"),
+    "tensor2tensor": ("git bafdc1b", "Apache-2.0"),
+    "conformer": ("0.3.2", "MIT"),
+    "adaptive-span": ("git 27b815f", "CC-BY-NC-4.0"),
 }
 LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a checkout
     "linear_transformer/linear_attention.py":
