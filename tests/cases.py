@@ -130,6 +130,17 @@ VARIANTS = {
         call=with_global_tokens),
     "bigbird": Variant("bigbird", lambda rng, n, m, d, e: random_blocks(rng, n, 2), causal=False,
                        lengths="equal", by_distance=False, per_query=True),
+    "adaptive_span": Variant("adaptive_span", lambda rng, n, m, d, e: dict(span=3.3, ramp=4), causal=False,
+                             always_causal=True, lengths="more keys", sees_itself=False),
+    "adaptive_span, per token": Variant("adaptive_span", lambda rng, n, m, d, e: dict(
+        span=6 * rng.random(n), ramp=2.5), causal=False, always_causal=True, lengths="more keys",
+        sees_itself=False, per_query=True),
+    "adaptive_span, positions": Variant("adaptive_span", lambda rng, n, m, d, e: dict(
+        span=4.0, ramp=9, position_keys=rng.standard_normal((9, d))), causal=False, always_causal=True,
+        lengths="more keys", sees_itself=False),
+    "shaw": Variant("shaw", lambda rng, n, m, d, e: dict(key_table=rng.standard_normal((7, d)))),
+    "shaw, values": Variant("shaw", lambda rng, n, m, d, e: dict(
+        key_table=rng.standard_normal((5, d)), value_table=rng.standard_normal((5, e))), own_values=True),
     "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
                          by_key=False),
     "linear_transformer": Variant("linear_transformer", lambda rng, n, m, d, e: {}, scale=False),
@@ -569,6 +580,34 @@ SPECIAL = [
             lambda rng: random_blocks(rng, 257, 64, 1, (2,))),
     special("bigbird", "blocks across tiles", Shape(150, 150, q=(2,), k=(2,)),
             lambda rng: random_blocks(rng, 150, 20, 2, (2,)) | dict(key_mask=rng.random((2, 150)) < 0.8)),
+    # terms by distance
+    special("adaptive_span", "nothing in reach", Shape(9, 9), lambda rng: dict(span=0, ramp=0.5)),
+    special("adaptive_span", "the whole past", Shape(9, 13), lambda rng: dict(span=1e9, ramp=1)),
+    special("adaptive_span", "span per head", Shape(20, 20), lambda rng: dict(
+        span=np.array([[0.0], [2.7], [40.0]]), ramp=3)),
+    special("adaptive_span", "span per token of each entry, key mask", Shape(13, 20), lambda rng: dict(
+        span=8 * rng.random((2, 3, 13)), ramp=3, key_mask=rng.random((2, 1, 20)) < 0.7)),
+    special("adaptive_span", "positions per head, fewer than the span", Shape(13, 20), lambda rng: dict(
+        span=30 * rng.random((2, 1, 1)), ramp=10, position_keys=rng.standard_normal((3, 6, 8)), scale=0.5)),
+    special("adaptive_span", "position of distance 0 alone", Shape(9, 9), lambda rng: dict(
+        span=5, ramp=3, position_keys=rng.standard_normal((1, 8)))),
+    special("adaptive_span", "several tiles, span per head", Shape(133, 150, q=(2,), k=(2,)),
+            lambda rng: dict(span=np.array([[5.0], [90.5]]), ramp=32)),
+    special("adaptive_span", "several tiles, span per token, positions", Shape(150, 150, q=(2,), k=(1,)),
+            lambda rng: dict(span=100 * rng.random((2, 150)), ramp=8.5,
+                             position_keys=rng.standard_normal((81, 8)))),
+    special("shaw", "clipped at 0", Shape(9, 11), lambda rng: dict(
+        key_table=rng.standard_normal((1, 8)), value_table=rng.standard_normal((1, 6)))),
+    special("shaw", "clipped beyond everything", Shape(9, 11), lambda rng: dict(
+        key_table=rng.standard_normal((61, 8)), value_table=rng.standard_normal((61, 6)))),
+    special("shaw", "tables per head and per batch entry", Shape(9, 11, k=(2, 1)), lambda rng: dict(
+        key_table=rng.standard_normal((3, 7, 8)), value_table=rng.standard_normal((2, 1, 7, 6)), scale=0.3)),
+    special("shaw", "a band across tiles", Shape(150, 135, q=(2,), k=(1,)), lambda rng: dict(
+        key_table=rng.standard_normal((41, 8)), value_table=rng.standard_normal((41, 6)))),
+    special("shaw", "a band across tiles, causal, key mask", Shape(135, 150, q=(2,), k=(2,)),
+            lambda rng: dict(key_table=rng.standard_normal((2, 181, 8)), causal=True,
+                             value_table=rng.standard_normal((2, 181, 6)),
+                             key_mask=rng.random((2, 150)) < 0.6)),
     # low rank
     special("linformer", "wider projections", Shape(9, 11), lambda rng: projections(rng, 17)),
     special("linformer", "projections per head", Shape(9, 11), lambda rng: projections(rng, 11, lead=(3,))),

@@ -22,6 +22,8 @@ OWN = {  # parameters that a function cannot do without
                       key_relay=np.zeros((1, 4)), value_relay=np.zeros((1, 5))),
     "linformer": dict(key_projection=SLOTS, value_projection=SLOTS), "performer": dict(projection=ROWS),
     "performer_step": dict(projection=ROWS), "bigbird": dict(block=3, random_blocks=np.zeros((4, 2), int)),
+    "performer_step": dict(projection=ROWS), "adaptive_span": dict(span=2, ramp=3),
+    "shaw": dict(key_table=np.zeros((5, 4))),
 }
 # those that are called with q, k and v under these names
 FUNCTIONS = sorted({variant.function for variant in VARIANTS.values() if variant.call is None})
@@ -282,6 +284,39 @@ TABLE = [  # (call, the error, words of its message)
      ["random_blocks", "(2, 3)", "(2, 4, 2)"]),
     (on("bigbird", random_blocks=np.full((4, 2), 4)), ValueError, ["random_blocks", "0..3", "4"]),
     (on("bigbird", random_blocks=np.full((4, 2), -1)), ValueError, ["random_blocks", "0..3", "-1"]),
+    # adaptive_span
+    (on("adaptive_span", q=zeros(2, 3, 12, 4)), ValueError, ["as many keys as queries", "n = 12", "m = 11"]),
+    (on("adaptive_span", span=-1), ValueError, ["span", "at least 0", "-1"]),
+    (on("adaptive_span", span=float("nan")), ValueError, ["span", "finite", "nan"]),
+    (on("adaptive_span", span=np.array([np.inf])), ValueError, ["span", "finite", "inf"]),
+    (on("adaptive_span", span=np.array([[1.0], [2.0], [-0.5]])), ValueError, ["span", "at least 0", "-0.5"]),
+    (on("adaptive_span", span=True), TypeError, ["span", "number", "bool True"]),
+    (on("adaptive_span", span="2"), TypeError, ["span", "number", "str '2'"]),
+    (on("adaptive_span", span=[1.0, 2.0]), TypeError, ["span", "numpy.ndarray", "list"]),
+    (on("adaptive_span", span=np.array([1.0, 2.0, 3.0])), ValueError, ["span", "9)", "(3,)"]),
+    (on("adaptive_span", span=np.ones((4, 1))), ValueError, ["span", "(2, 3)", "(4, 1)"]),
+    (on("adaptive_span", ramp=0), ValueError, ["ramp", "positive", "0"]),
+    (on("adaptive_span", ramp=-2.0), ValueError, ["ramp", "positive", "-2.0"]),
+    (on("adaptive_span", ramp=np.inf), ValueError, ["ramp", "finite", "inf"]),
+    (on("adaptive_span", ramp=None), TypeError, ["ramp", "number", "None"]),
+    (on("adaptive_span", ramp=np.ones(3)), TypeError, ["ramp", "number", "ndarray"]),
+    (on("adaptive_span", position_keys=zeros(7, 5)), ValueError, ["position_keys", "4", "(7, 5)"]),
+    (on("adaptive_span", position_keys=zeros(4)), ValueError, ["position_keys", "(4,)"]),
+    (on("adaptive_span", position_keys=zeros(0, 4)), ValueError, ["position_keys", "at least 1 row", "0"]),
+    (on("adaptive_span", position_keys=zeros(2, 7, 4)), ValueError,
+     ["position_keys", "(2, 3)", "(2, 7, 4)"]),
+    (on("adaptive_span", position_keys=ROWS.astype(int)), TypeError, ["position_keys", "floats", "int64"]),
+    # shaw
+    (on("shaw", key_table=zeros(4, 4)), ValueError, ["key_table", "odd", "2c + 1", "4"]),
+    (on("shaw", key_table=zeros(0, 4)), ValueError, ["key_table", "odd", "0"]),
+    (on("shaw", key_table=zeros(5, 3)), ValueError, ["key_table", "4", "(5, 3)"]),
+    (on("shaw", key_table=zeros(4)), ValueError, ["key_table", "(4,)"]),
+    (on("shaw", key_table=zeros(2, 5, 4)), ValueError, ["key_table", "(2, 3)", "(2, 5, 4)"]),
+    (on("shaw", key_table=zeros(5, 4).tolist()), TypeError, ["key_table", "floats", "list"]),
+    (on("shaw", value_table=zeros(5, 4)), ValueError, ["value_table", "5, 5)", "(5, 4)"]),
+    (on("shaw", value_table=zeros(7, 5)), ValueError, ["value_table", "5, 5)", "(7, 5)"]),
+    (on("shaw", value_table=zeros(2, 5, 5)), ValueError, ["value_table", "(2, 3)", "(2, 5, 5)"]),
+    (on("shaw", value_table=np.ones((5, 5), int)), TypeError, ["value_table", "floats", "int64"]),
     # linformer
     (on("linformer", key_projection=zeros(6, 10)), ValueError, ["key_projection", "at least m = 11", "10"]),
     (on("linformer", value_projection=zeros(6, 9)), ValueError, ["value_projection", "at least m = 11", "9"]),
@@ -342,6 +377,12 @@ REFUSED = [
         ("random_tokens", "indices"), ("star_ring", "key_embedded"), ("sparse_strided", "stride"),
         ("sparse_fixed", "stride"),
         ("linformer", "key_projection"), ("performer", "projection")]),
+    (on("adaptive_span", causal=True), "causal"),
+    (on("linear_transformer", scale=1.0), "scale"),
+    *(((function, (Q, K, V), {}), missing) for function, missing in [
+        ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
+        ("linformer", "key_projection"), ("performer", "projection"), ("adaptive_span", "span"),
+        ("shaw", "key_table")]),
 ]
 
 

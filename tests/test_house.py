@@ -32,6 +32,7 @@ CORE = {"xfref.core", "xfref.patterns", "xfref.transformer"}
 REF_ONLY = {
     "favor_projection", "pooling_projection", "star_transformer", "star_transformer_weights",
     "favor_projection", "pooling_projection", "relative_label_bias", "bigbird_random_blocks",
+    "favor_projection", "pooling_projection", "dynamic_span", "span_penalty",
     "sinusoidal_positions", "feed_forward", "feed_forward_weights", "multi_head", "multi_head_weights",
     "encoder_block", "encoder_block_weights",
     "lra",

@@ -81,6 +81,9 @@ ETC_BIASES = [("etc, biased", name) for name in ("long_bias", "long_to_global_bi
 
 @pytest.mark.parametrize("label, name", [("linformer", "key_projection"), ("linformer", "value_projection"),
                                          ("performer", "projection"), *ETC_BIASES])
+                                         ("performer", "projection"), ("shaw, values", "key_table"),
+                                         ("shaw, values", "value_table"),
+                                         ("adaptive_span, positions", "position_keys")])
 def test_every_array_parameter_is_lead_and_own_axes(package, label, name, rng):
     args, options = inputs(label, rng)
     for lead in ((3,), (2, 1), (1, 3), (2, 3), (1,)):
@@ -449,6 +452,9 @@ PARAMETERS = [("linformer", "key_projection"), ("linformer", "value_projection")
               ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"), *RING]
               ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
               *ETC_BIASES]
+              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
+              ("adaptive_span, per token", "span"), ("adaptive_span, positions", "position_keys"),
+              ("shaw, values", "key_table"), ("shaw, values", "value_table")]
 
 
 @pytest.mark.parametrize("label, name", PARAMETERS)

@@ -3,10 +3,12 @@
 from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
 from xfaccel.fixed.bigbird import bigbird
+from xfaccel.fixed.adaptive_span import adaptive_span
 from xfaccel.fixed.block_local import block_local
 from xfaccel.fixed.etc import etc
 from xfaccel.fixed.longformer import longformer
 from xfaccel.fixed.random_tokens import random_tokens
+from xfaccel.fixed.shaw import shaw
 from xfaccel.fixed.sliding_window import sliding_window
 from xfaccel.fixed.sparse_transformer import sparse_fixed, sparse_strided
 from xfaccel.fixed.star import star_ring
@@ -21,6 +23,7 @@ __all__ = [
     "sparse_fixed", "longformer",
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
     "etc", "bigbird",
+    "adaptive_span", "shaw",                                                            # terms by distance
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

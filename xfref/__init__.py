@@ -7,10 +7,12 @@ line that is it, the shapes `(...,n,d),(...,m,d),(...,m,e)->(...,n,e)`, its cost
 from xfref import lra, patterns
 from xfref.core import attention, attention_lse, layer_norm, merge, softmax
 from xfref.fixed.bigbird import bigbird, bigbird_random_blocks
+from xfref.fixed.adaptive_span import adaptive_span, dynamic_span, span_penalty
 from xfref.fixed.block_local import block_local
 from xfref.fixed.etc import etc, relative_label_bias
 from xfref.fixed.longformer import longformer
 from xfref.fixed.random_tokens import random_tokens
+from xfref.fixed.shaw import shaw
 from xfref.fixed.sliding_window import sliding_window
 from xfref.fixed.sparse_transformer import sparse_fixed, sparse_strided
 from xfref.fixed.star import star_ring, star_transformer, star_transformer_weights
@@ -37,6 +39,7 @@ __all__ = [
     "longformer",
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
     "etc", "relative_label_bias", "bigbird", "bigbird_random_blocks",
+    "adaptive_span", "dynamic_span", "span_penalty", "shaw",                            # terms by distance
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",

@@ -260,11 +260,7 @@ def scale_or_default(scale: float | None, q: Array, *, positive: bool = False) -
     """`scale`, or d**-0.5, in q's type. Raises TypeError or ValueError if it is no finite number."""
     if scale is None:
         return q.dtype.type(q.shape[-1]) ** q.dtype.type(-0.5)
-    if isinstance(scale, bool) or not isinstance(scale, Real):
-        raise TypeError(f"scale needs a number or None, got {describe(scale)}")
-    if not np.isfinite(scale) or (positive and scale <= 0):
-        raise ValueError(f"scale needs to be finite{' and positive' if positive else ''}, got {scale}")
-    return q.dtype.type(scale)
+    return q.dtype.type(number("scale", scale, positive=positive))
 
 
 def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None = None) -> None:
@@ -304,18 +300,27 @@ def check_mask(name: str, mask: object, own: Sequence[int | None], lead: tuple[i
 def check_shape(name: str, shape: tuple[int, ...], own: Sequence[int | None], lead: tuple[int, ...],
                 broadcast: bool = False) -> None:
     """Raise ValueError, naming the array, unless `shape` is (lead..., own...), `lead` up to broadcasting."""
-    tail = shape[max(len(shape) - len(own), 0):]
+    cut = max(len(shape) - len(own), 0)
+    tail = shape[cut:]
     accepted = (len(tail) == len(own) or broadcast) and all(
         want is None or got == want or (broadcast and got == 1)
         for got, want in zip(reversed(tail), reversed(own), strict=False))
     try:
-        accepted = accepted and np.broadcast_shapes(shape[:-len(own)], lead) == lead
+        accepted = accepted and np.broadcast_shapes(shape[:cut], lead) == lead
     except ValueError:
         accepted = False
     if not accepted:
-        axes = ", ".join("any" if want is None else str(want) for want in own)
-        raise ValueError(f"{name} needs the shape (lead..., {axes}) with lead broadcastable to {lead}, "
-                         f"got {shape}")
+        axes = ", ".join(["lead...", *("any" if want is None else str(want) for want in own)])
+        raise ValueError(f"{name} needs the shape ({axes}) with lead broadcastable to {lead}, got {shape}")
+
+
+def number(name: str, x: object, *, positive: bool = False) -> float:
+    """`x` as a float. Raises TypeError if it is no number, ValueError if it is not finite (and positive)."""
+    if isinstance(x, bool | np.bool_) or not isinstance(x, Real):
+        raise TypeError(f"{name} needs a number, got {describe(x)}")
+    if not np.isfinite(x) or (positive and x <= 0):
+        raise ValueError(f"{name} needs to be finite{' and positive' if positive else ''}, got {x}")
+    return float(x)
 
 
 def count(name: str, x: object, least: int = 1) -> int:

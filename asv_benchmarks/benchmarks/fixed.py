@@ -28,6 +28,7 @@ def _random_blocks(n):
 def _streams(n):
     return (*qkv(n), *normal(3, HEADS, GLOBAL, WIDTH))
 
+SPANS = np.geomspace(8, 512, HEADS, dtype=np.float32)[:, None]  # most heads look at what is near
 
 VARIANTS = {
     "block_local": Variant("block_local", lambda n: dict(block=64)),
@@ -43,6 +44,10 @@ VARIANTS = {
     "etc, biased": Variant("etc", lambda n: dict(
         radius=RADIUS, long_bias=normal(HEADS, n, 2 * RADIUS + 1)), _streams),
     "bigbird": Variant("bigbird", _random_blocks),
+    "adaptive_span": Variant("adaptive_span", lambda n: dict(span=SPANS, ramp=32)),
+    "adaptive_span, positions": Variant("adaptive_span", lambda n: dict(
+        span=SPANS, ramp=32, position_keys=normal(1025, WIDTH))),
+    "shaw": Variant("shaw", lambda n: dict(key_table=normal(33, WIDTH), value_table=normal(33, WIDTH))),
 }
 
 time_fixed, track_fixed_workspace, track_fixed_error, track_fixed_ratio = measure.benchmarks(

@@ -29,6 +29,9 @@ PEERS = {  # the versions and licences that this script was written against
     "sparse_attention": ("git c53f3bd", "no licence stated"),
     "fastNLP": ("1.0.1", "Apache-2.0"),
     "NeuralNLP-NeuralClassifier": ("git 3d4ddff", "MIT"),
+    "tensor2tensor": ("git bafdc1b", "Apache-2.0"),
+    "conformer": ("0.3.2", "MIT"),
+    "adaptive-span": ("git 27b815f", "CC-BY-NC-4.0"),
 }
 LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a checkout
     "bigbird/bigbird_attention.py":

@@ -1,0 +1,73 @@
+"""Relative positions, fast: a band of keys with terms of their own between two sides of plain attention."""
+
+import numpy as np
+
+from xfaccel.arrays import check_key_mask, empty, leading, lengths, parameter, scale_or_default
+from xfaccel.core import merge, offset_blocks, skew, softmax
+from xfaccel.engine import tiles
+from xfaccel.engine.softmax import attend
+
+Array = np.ndarray
+QUERIES = 128  # in a block of the band
+
+
+def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array | None = None,
+         causal: bool = False, key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Attention to keys and values that carry a vector for their clipped offset (Shaw et al. 2018, Eq. 3, 4).
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.shaw`: beyond the clipping distance c all keys
+    of a side share one row of each table, which shifts the scores and the mean of a query as a whole, so a
+    side is plain attention. The keys within c are a band, a block of queries at a time; the three are merged.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n m (d + e)) time, half of it if causal, of which the band takes O(n (c + 128) (d + e)); O(n + m)
+    memory, and 128 rows of 2c + 128 numbers.
+    """
+    n, m = lengths(q, k, v)
+    lead, scale = leading(q, k, v), scale_or_default(scale, q)
+    key_table = parameter("key_table", key_table, q.dtype, own=(None, q.shape[-1]), lead=lead)
+    length = key_table.shape[-2]
+    if length % 2 == 0:
+        raise ValueError(f"key_table needs an odd number of rows, 2c + 1, got {length}")
+    if key_mask is not None:
+        check_key_mask(key_mask, k, lead)
+    if value_table is not None:
+        value_table = parameter("value_table", value_table, q.dtype, own=(length, v.shape[-1]), lead=lead)
+    clip = length // 2
+    out, lse = _band(q, k, v, key_table, value_table, 0 if causal else clip, key_mask, scale)
+    sides = [(-tiles.WIDE, -clip - 1, 0), (clip + 1, tiles.WIDE, -1)]
+    for low, high, row in sides[:1 if causal else 2]:
+        far, far_lse = attend(q, k, v, tiles.band(n, m, low, high), key_mask=key_mask, scale=scale)
+        far_lse += scale * (q @ key_table[..., row, :, None])[..., 0]
+        if value_table is not None:
+            far += value_table[..., row, None, :]
+        out, lse = merge(out, lse, far, far_lse)
+    return out
+
+
+def _band(q: Array, k: Array, v: Array, key_table: Array, value_table: Array | None, high: int,
+          key_mask: Array | None, scale: float) -> tuple[Array, Array]:
+    """Attention to the keys at offsets -c..high, each with its own rows of the tables, and its lse."""
+    lead, n, clip = leading(q, k, v), q.shape[-2], key_table.shape[-2] // 2
+    out, lse = empty((*lead, n, v.shape[-1]), q.dtype), empty((*lead, n), q.dtype)
+    for rows, keys, offsets, place in offset_blocks(n, k.shape[-2], -clip, high, QUERIES):
+        own, near = q[..., rows, :], k[..., keys, :]
+        b, w = own.shape[-2], near.shape[-2]
+        mask = None if key_mask is None else key_mask[..., keys]
+        inside = slice(*np.searchsorted(offsets, (-clip, high + 1)))
+        row = offsets[inside] + clip
+        term = scale * (own @ key_table[..., row, :].swapaxes(-1, -2))
+        bias = np.zeros((*term.shape[:-1], len(offsets)), q.dtype)
+        bias[..., inside] = term
+        out[..., rows, :], lse[..., rows] = attend(
+            own, near, v[..., keys, :], tiles.band(b, w, -clip - place, high - place), key_mask=mask,
+            bias=skew(bias, w), scale=scale)
+        if value_table is not None:
+            seen = skew(np.broadcast_to((-clip <= offsets) & (offsets <= high), (b, len(offsets))), w)
+            with np.errstate(over="ignore", invalid="ignore"):  # keys that the mask hides may hold anything
+                scores = scale * (own @ near.swapaxes(-1, -2)) + skew(bias, w)
+            scores = np.where(seen if mask is None else seen & mask[..., None, :], scores, -np.inf)
+            weights = np.zeros((*scores.shape[:-1], len(offsets)), q.dtype)
+            skew(weights, w)[...] = softmax(scores)
+            out[..., rows, :] += weights[..., inside] @ value_table[..., row, :]
+    return out, lse
