@@ -6,7 +6,9 @@ line that is it, the shapes `(...,n,d),(...,m,d),(...,m,e)->(...,n,e)`, its cost
 
 from xfref import lra, patterns
 from xfref.core import attention, attention_lse, layer_norm, merge, softmax
+from xfref.fixed.axial import axial, axial_transformer, axial_transformer_weights
 from xfref.fixed.block_local import block_local
+from xfref.fixed.image import image_1d, image_2d
 from xfref.fixed.longformer import longformer
 from xfref.fixed.sliding_window import sliding_window
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
@@ -27,7 +29,8 @@ __all__ = [
     "patterns",                                                                         # who sees whom
     "sinusoidal_positions", "multi_head", "multi_head_weights", "feed_forward",         # around attention
     "feed_forward_weights", "encoder_block", "encoder_block_weights",
-    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "block_local", "sliding_window", "longformer", "image_1d", "image_2d",              # fixed patterns
+    "axial", "axial_transformer", "axial_transformer_weights",
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",
