@@ -258,6 +258,14 @@ def test_variants_that_need_equal_lengths_raise_value_error_naming_both(package,
         getattr(package, function)(None, q, k, v, **options)
 
 
+@pytest.mark.parametrize("label", [x for x, variant in VARIANTS.items() if variant.lengths == "equal"])
+@pytest.mark.parametrize("n, m", [(4, 7), (7, 4)])
+def test_variants_that_need_equal_lengths_say_so(package, label, n, m, rng):
+    q, k, v = draw_qkv(rng, np.float64, Shape(n, m))
+    with pytest.raises(ValueError, match=f"n = {n} and m = {m}"):
+        outputs(package, label, (q, k, v), **options_of(label, rng, Shape(n, n)))
+
+
 # sets of keys
 
 

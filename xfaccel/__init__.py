@@ -2,7 +2,9 @@
 
 from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
+from xfaccel.fixed.axial import axial
 from xfaccel.fixed.block_local import block_local
+from xfaccel.fixed.image import image_1d, image_2d
 from xfaccel.fixed.longformer import longformer
 from xfaccel.fixed.sliding_window import sliding_window
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
@@ -12,7 +14,7 @@ from xfaccel.lowrank.linformer import linformer
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
-    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "block_local", "sliding_window", "longformer", "image_1d", "image_2d", "axial",     # fixed patterns
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]
