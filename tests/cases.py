@@ -85,15 +85,15 @@ VARIANTS = {
     "image_1d": Variant("image_1d", lambda rng, n, m, d, e: dict(block=5, memory=3), lengths="equal",
                         by_distance=False),
     # causal in the order of its blocks, which is not that of the positions
-    "image_2d": Variant("image_2d", lambda rng, n, m, d, e: dict(shape=grid_of(n), block=(2, 4), flange=(1, 2)),
-                        causal=False, lengths="equal", by_distance=False),
+    "image_2d": Variant("image_2d", lambda rng, n, m, d, e: dict(
+        shape=grid_of(n), block=(2, 4), flange=(1, 2)), causal=False, lengths="equal", by_distance=False),
     "image_2d, all sides": Variant("image_2d", lambda rng, n, m, d, e: dict(
         shape=grid_of(n), block=(3, 2), flange=(1, 2), causal=False), causal=False, lengths="equal",
         by_distance=False),
     "axial": Variant("axial", lambda rng, n, m, d, e: dict(shape=grid_of(n), axis=1), lengths="equal",
                      by_distance=False),
-    "axial, columns": Variant("axial", lambda rng, n, m, d, e: dict(shape=grid_of(n), axis=-2), lengths="equal",
-                              by_distance=False),
+    "axial, columns": Variant("axial", lambda rng, n, m, d, e: dict(shape=grid_of(n)[::-1], axis=-2),
+                              lengths="equal", by_distance=False),
     "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
                          by_key=False),
     "linear_transformer": Variant("linear_transformer", lambda rng, n, m, d, e: {}, scale=False),
@@ -459,14 +459,17 @@ SPECIAL = [
     special("image_1d", "both sides", Shape(20, 20), lambda rng: dict(block=6, memory=4, causal=False)),
     special("image_1d", "memory beyond the image", Shape(13, 13), lambda rng: dict(block=4, memory=99)),
     special("image_1d", "one block", Shape(13, 13), lambda rng: dict(block=99, memory=0)),
-    special("image_1d", "across tiles", Shape(150, 150, q=(2,), k=(1,)), lambda rng: dict(block=50, memory=70)),
-    *(special("image_2d", f"{what}{'' if causal else ', all sides'}", shape, lambda rng, options=options:
-              options | dict(causal=causal)) for causal in (True, False) for what, shape, options in (
+    special("image_1d", "across tiles", Shape(150, 150, q=(2,), k=(1,)),
+            lambda rng: dict(block=50, memory=70)),
+    *(special("image_2d", f"{what}, {'causal' if causal else 'all sides'}", shape,
+              lambda rng, options=options, causal=causal: options | dict(causal=causal))
+      for causal in (True, False) for what, shape, options in (
         ("ragged grid", Shape(20, 20), dict(shape=(5, 4), block=(2, 3), flange=(2, 1))),
         ("no flange", Shape(18, 18), dict(shape=(3, 6), block=(2, 2), flange=(0, 0))),
         ("flange beyond the image", Shape(12, 12), dict(shape=(4, 3), block=(2, 2), flange=(9, 9))),
         ("one block", Shape(12, 12), dict(shape=(3, 4), block=(9, 9), flange=(1, 1))),
-        ("across tiles", Shape(168, 168, q=(2,), k=(1,)), dict(shape=(12, 14), block=(6, 6), flange=(2, 5))),
+        ("across tiles", Shape(168, 168, q=(2,), k=(1,)), dict(
+            shape=(12, 14), block=(6, 6), flange=(2, 5))),
       )),
     special("image_2d", "blocks of one row, key mask", Shape(20, 20, q=(2, 3), k=(2, 1)), lambda rng: dict(
         shape=(4, 5), block=(1, 2), flange=(2, 1), key_mask=rng.random((2, 1, 20)) < 0.7, scale=0.4)),

@@ -41,7 +41,8 @@ def relu(x: Array) -> Array:
     return np.maximum(0, x)
 
 
-def feed_forward(x: Array, weights: Mapping[str, Array], activation: Callable[[Array], Array] = relu) -> Array:
+def feed_forward(x: Array, weights: Mapping[str, Array],
+                 activation: Callable[[Array], Array] = relu) -> Array:
     """Two linear layers with max(0, .) between them, on every position alike.
 
     FFN(x) = max(0, x w1 + b1) w2 + b2

@@ -15,8 +15,8 @@ def image_1d(q: Array, k: Array, v: Array, *, block: int, memory: int, causal: b
              key_mask: Array | None = None, scale: float | None = None) -> Array:
     """Attention of each block of pixels, in raster order, to itself and to the pixels just before it.
 
-    (...,n,d),(...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.image_1d`: one range of keys per query, in tiles
-    of queries that are cut at the borders of blocks.
+    (...,n,d),(...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.image_1d`: one range of keys per query; tiles
+    of queries are cut at the borders of blocks.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (block + memory) (d + e)) time, O(n) memory.

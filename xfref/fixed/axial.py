@@ -1,20 +1,29 @@
 """Axial attention: along one axis of an image, a video or any other grid at a time.
 
 Axial Attention in Multidimensional Transformers. Ho, Kalchbrenner, Weissenborn, Salimans. 2019.
-arXiv:1912.12180: axial attention, and the Axial Transformer for images of one channel. What the text leaves
-open (the block's activation, where positions and context are added) is as in the authors' released code.
+arXiv:1912.12180: axial attention, and the Axial Transformer for images of one channel. The layers' details
+(their activation, where positions and context are added) are those of the authors' released code.
 
-Differs: pixels come in embedded, and there is no dropout. For several channels, that code runs this model once
+Differs: pixels come in embedded, and there is no dropout. For several channels that code runs the model once
 per channel, with a summary of the channels before it as `context`.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from xfref.core import attention, check_array, check_shape, count, extents, grid, layer_norm, lengths, parameter
+from xfref.core import (
+    attention,
+    check_array,
+    check_shape,
+    count,
+    extents,
+    grid,
+    layer_norm,
+    lengths,
+    parameter,
+)
 from xfref.transformer import encoder_block, encoder_block_weights, linear, weight
 
 Array = np.ndarray
@@ -54,18 +63,17 @@ def axial(q: Array, k: Array, v: Array, *, shape: tuple[int, ...], axis: int, ca
 
 def axial_transformer(x: Array, weights: Mapping[str, Array], *, heads: int, outer: int,
                       context: Array | None = None, attend: Callable[..., Array] = axial) -> Array:
-    """The logits of every pixel given the pixels before it, row by row: outer layers, then inner layers.
+    """The logits of every pixel given those before it, row by row: an outer and an inner stack of layers.
 
-    u = outer layers of x + p:           whole rows, then columns down to the pixel, in turn
-    h = right(x) + down(u) + p           so that a pixel gets the rows above it and the pixel to its left
-    logits = LN(inner layers of h) wl + bl:    rows up to the pixel
+    u = outer layers of x + p:            a whole row, then a column down to the pixel, in turn
+    h = right(x) + down(u) + p            the pixel to the left, and all rows above
+    logits = LN(inner layers of h) wl + bl:    a row up to the pixel
 
-    (...,height,width,w) -> (...,height,width,levels). `x` holds the embedded pixels; p is rows[y] + columns[x]
-    + `context`, which has the shape of x (up to leading axes) and comes from earlier channels or a condition;
-    `right` and `down` move everything by one pixel, and zeros move in. `weights` holds rows (height, w),
-    columns (width, w), gl and nl (w) of the last normalisation, wl (w, levels), bl (levels), and for each
-    layer the weights of `encoder_block`, stacked along a leading axis: the `outer` outer layers come first,
-    the inner ones follow. `attend` is called as `axial` is.
+    (...,height,width,w) -> (...,height,width,levels). `x` holds the embedded pixels; `right` and `down` move
+    everything by one pixel, and zeros move in; p is rows[r] + columns[c] + context[r, c], where `context` has
+    the shape of `x` up to leading axes. `weights` holds rows (height, w), columns (width, w), gl and nl (w)
+    of the last normalisation, wl (w, levels), bl (levels) and, stacked along a leading axis, those of one
+    `encoder_block` per layer: the `outer` outer ones, then the inner ones. `attend` is called as `axial` is.
 
     Raises: TypeError or ValueError naming the argument or weight that does not fit.
     Cost: O(height width (height + width + w) w) per layer, with a fast `attend`.
@@ -102,24 +110,25 @@ def axial_transformer(x: Array, weights: Mapping[str, Array], *, heads: int, out
 
 def axial_transformer_weights(rng: np.random.Generator, shape: tuple[int, int], width: int, hidden: int,
                               levels: int, *, outer: int, inner: int) -> dict[str, Array]:
-    """Random weights for `axial_transformer` on images of `shape`, with so many layers of each kind; float64.
-    """
-    sizes = dict(rows=extents("shape", shape, axes=2)[0], columns=shape[1])
+    """Random weights for `axial_transformer` with so many outer and inner layers; float64."""
     layers = count("outer", outer, 0) + count("inner", inner)
     blocks = [encoder_block_weights(rng, width, hidden) for _ in range(layers)]
-    tables = {name: rng.normal(0, width**-0.5, (size, width)) for name, size in sizes.items()}
-    head = dict(gl=np.ones(width), nl=np.zeros(width), bl=np.zeros(count("levels", levels)),
-                wl=rng.normal(0, width**-0.5, (width, levels)))
-    return {name: np.stack([block[name] for block in blocks]) for name in blocks[0]} | tables | head
+    stacked = {name: np.stack([block[name] for block in blocks]) for name in blocks[0]}
+    height, columns = extents("shape", shape, axes=2)
+    own = dict(rows=(height, width), columns=(columns, width), wl=(width, count("levels", levels)))
+    drawn = {name: rng.normal(0, width**-0.5, size) for name, size in own.items()}
+    return stacked | drawn | dict(gl=np.ones(width), nl=np.zeros(width), bl=np.zeros(levels))
 
 
 def _layers(weights: Mapping[str, Array]) -> list[dict[str, Array]]:
     """The weights of each layer, from the arrays that stack them along a leading axis."""
-    number = len(weight(weights, "wq"))
-    stacked = {name: x for name, x in weights.items() if name not in ("rows", "columns", "gl", "nl", "wl", "bl")}
+    check_shape("wq", np.shape(weight(weights, "wq")), (None, None, None), ())
+    number = len(weights["wq"])
+    others = ("rows", "columns", "gl", "nl", "wl", "bl")
+    stacked = {name: x for name, x in weights.items() if name not in others}
     for name, x in stacked.items():
         if np.shape(x)[:1] != (number,):
-            raise ValueError(f"{name} needs a leading axis of {number} layers, as wq has, got {np.shape(x)}")
+            raise ValueError(f"{name} needs a leading axis of {number} layers, like wq, got {np.shape(x)}")
     return [{name: x[layer] for name, x in stacked.items()} for layer in range(number)]
 
 
