@@ -103,8 +103,7 @@ def test_the_axial_transformer_sees_all_pixels_before_and_none_after(package, ou
         moved, other = np.abs(model(changed) - before).max(axis=-1).reshape(2, 12)
         assert moved[:pixel + 1].max() < 1e-12 and other.max() < 1e-12
         # the outer stack reaches all rows above once it has a layer of columns; the inner one its own row
-        reached = np.arange(12) > pixel if outer >= 2 else (
-            np.arange(12) // 4 == pixel // 4) & (np.arange(12) > pixel)
+        reached = [later > pixel and (outer >= 2 or later // 4 == pixel // 4) for later in range(12)]
         assert (moved[reached] > 1e-9).all()
 
 
@@ -178,9 +177,6 @@ def test_weights_of_the_axial_transformer(rng):
     assert {name: x.shape for name, x in weights.items()} == shapes
     assert all(x.dtype == np.float64 for x in weights.values())
     assert len({x.tobytes() for x in weights["wq"]}) == 5
-    same = (xfref.axial_transformer_weights(np.random.default_rng(7), (3, 4), 6, 10, 5, outer=2, inner=3)["wl"]
-            for _ in range(2))
-    assert next(same).tobytes() == next(same).tobytes()
 
 
 @pytest.mark.parametrize("change, error, words", [
