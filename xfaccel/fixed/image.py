@@ -32,8 +32,8 @@ def image_2d(q: Array, k: Array, v: Array, *, shape: tuple[int, int], block: tup
     """Attention of each rectangle of pixels to itself and to the pixels around it that came before.
 
     (...,n,d),(...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.image_2d`: queries are taken rectangle by
-    rectangle, so that those of a tile see the same keys, and put back at the end; keys stay where they are,
-    one range of them per row of the image.
+    rectangle, so that those of a tile see the same keys (with squares of 16 or 8, this saves a third to two
+    thirds of the scores), and put back at the end; keys stay where they are, one range per row of the image.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (b + f) (c + 2 g) (d + e)) time for (b, c) = block and (f, g) = flange, O(n (d + e)) memory.
