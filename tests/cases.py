@@ -9,6 +9,7 @@ of the package under test.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,6 +98,12 @@ def some_of(m, *wanted):
     return [j for j in wanted if j < m]
 
 
+def grid_of(n):
+    """The two factors of n nearest to each other: a grid of n positions."""
+    height = max((h for h in range(1, math.isqrt(n) + 1) if n % h == 0), default=1)
+    return height, n // height
+
+
 VARIANTS = {
     "attention": Variant("attention", lambda rng, n, m, d, e: {}),
     "attention_lse": Variant("attention_lse", lambda rng, n, m, d, e: {}),
@@ -141,6 +148,18 @@ VARIANTS = {
     "shaw": Variant("shaw", lambda rng, n, m, d, e: dict(key_table=rng.standard_normal((7, d)))),
     "shaw, values": Variant("shaw", lambda rng, n, m, d, e: dict(
         key_table=rng.standard_normal((5, d)), value_table=rng.standard_normal((5, e))), own_values=True),
+    "image_1d": Variant("image_1d", lambda rng, n, m, d, e: dict(block=5, memory=3), lengths="equal",
+                        by_distance=False),
+    # causal in the order of its blocks, which is not that of the positions
+    "image_2d": Variant("image_2d", lambda rng, n, m, d, e: dict(
+        shape=grid_of(n), block=(2, 4), flange=(1, 2)), causal=False, lengths="equal", by_distance=False),
+    "image_2d, all sides": Variant("image_2d", lambda rng, n, m, d, e: dict(
+        shape=grid_of(n), block=(3, 2), flange=(1, 2), causal=False), causal=False, lengths="equal",
+        by_distance=False),
+    "axial": Variant("axial", lambda rng, n, m, d, e: dict(shape=grid_of(n), axis=1), lengths="equal",
+                     by_distance=False),
+    "axial, columns": Variant("axial", lambda rng, n, m, d, e: dict(shape=grid_of(n)[::-1], axis=-2),
+                              lengths="equal", by_distance=False),
     "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
                          by_key=False),
     "linear_transformer": Variant("linear_transformer", lambda rng, n, m, d, e: {}, scale=False),
@@ -608,6 +627,34 @@ SPECIAL = [
             lambda rng: dict(key_table=rng.standard_normal((2, 181, 8)), causal=True,
                              value_table=rng.standard_normal((2, 181, 6)),
                              key_mask=rng.random((2, 150)) < 0.6)),
+    # blocks of pixels
+    special("image_1d", "both sides", Shape(20, 20), lambda rng: dict(block=6, memory=4, causal=False)),
+    special("image_1d", "memory beyond the image", Shape(13, 13), lambda rng: dict(block=4, memory=99)),
+    special("image_1d", "one block", Shape(13, 13), lambda rng: dict(block=99, memory=0)),
+    special("image_1d", "across tiles", Shape(150, 150, q=(2,), k=(1,)),
+            lambda rng: dict(block=50, memory=70)),
+    *(special("image_2d", f"{what}, {'causal' if causal else 'all sides'}", shape,
+              lambda rng, options=options, causal=causal: options | dict(causal=causal))
+      for causal in (True, False) for what, shape, options in (
+        ("ragged grid", Shape(20, 20), dict(shape=(5, 4), block=(2, 3), flange=(2, 1))),
+        ("no flange", Shape(18, 18), dict(shape=(3, 6), block=(2, 2), flange=(0, 0))),
+        ("flange beyond the image", Shape(12, 12), dict(shape=(4, 3), block=(2, 2), flange=(9, 9))),
+        ("one block", Shape(12, 12), dict(shape=(3, 4), block=(9, 9), flange=(1, 1))),
+        ("across tiles", Shape(168, 168, q=(2,), k=(1,)), dict(
+            shape=(12, 14), block=(6, 6), flange=(2, 5))),
+      )),
+    special("image_2d", "blocks of one row, key mask", Shape(20, 20, q=(2, 3), k=(2, 1)), lambda rng: dict(
+        shape=(4, 5), block=(1, 2), flange=(2, 1), key_mask=rng.random((2, 1, 20)) < 0.7, scale=0.4)),
+    # lines of a grid
+    *(special("axial", f"three axes, axis {axis}", Shape(20, 20), lambda rng, axis=axis: dict(
+        shape=(2, 5, 2), axis=axis, causal=axis == 1)) for axis in range(3)),
+    special("axial", "one axis", Shape(13, 13), lambda rng: dict(shape=(13,), axis=0)),
+    special("axial", "lines of one", Shape(12, 12), lambda rng: dict(shape=(12, 1), axis=1)),
+    special("axial", "an empty axis", Shape(0, 0), lambda rng: dict(shape=(3, 0, 2), axis=0)),
+    special("axial", "across tiles", Shape(240, 240, q=(2,), k=(1,)), lambda rng: dict(
+        shape=(1, 80, 3), axis=1, causal=True)),
+    special("axial", "key mask, one K/V head", Shape(20, 20, q=(2, 3), k=(2, 1)), lambda rng: dict(
+        shape=(4, 5), axis=0, causal=True, key_mask=rng.random((2, 1, 20)) < 0.7, scale=0.4)),
     # low rank
     special("linformer", "wider projections", Shape(9, 11), lambda rng: projections(rng, 17)),
     special("linformer", "projections per head", Shape(9, 11), lambda rng: projections(rng, 11, lead=(3,))),

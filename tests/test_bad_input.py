@@ -24,10 +24,12 @@ OWN = {  # parameters that a function cannot do without
     "performer_step": dict(projection=ROWS), "bigbird": dict(block=3, random_blocks=np.zeros((4, 2), int)),
     "performer_step": dict(projection=ROWS), "adaptive_span": dict(span=2, ramp=3),
     "shaw": dict(key_table=np.zeros((5, 4))),
+    "performer_step": dict(projection=ROWS), "image_1d": dict(block=3, memory=2),
+    "image_2d": dict(shape=(1, 11), block=(2, 3), flange=(1, 2)), "axial": dict(shape=(1, 11), axis=1),
 }
 # those that are called with q, k and v under these names
 FUNCTIONS = sorted({variant.function for variant in VARIANTS.values() if variant.call is None})
-EQUAL = {variant.function for variant in VARIANTS.values() if variant.lengths == "equal"}
+EQUAL = sorted({variant.function for variant in VARIANTS.values() if variant.lengths == "equal"})
 DENSE = ["attention", "attention_lse"]
 SCALED = [name for name in FUNCTIONS if any(x.scale for x in VARIANTS.values() if x.function == name)]
 
@@ -73,6 +75,7 @@ TABLE = [  # (call, the error, words of its message)
     *for_all(FUNCTIONS, TypeError, ["k needs the dtype of q", "float64", "float32"], k=K.astype(np.float32)),
     *for_all(FUNCTIONS, TypeError, ["v needs", "list", "asarray"], v=V.tolist()),
     *for_all(FUNCTIONS, TypeError, ["q needs", "str 'x'"], q="x"),
+    *for_all(EQUAL, ValueError, ["as many queries as keys", "n = 9", "m = 11"], q=Q),
     # masks and scales
     *for_all(FUNCTIONS, TypeError, ["key_mask", "boolean", "True = attend", "float64"], key_mask=np.ones(11)),
     *for_all(FUNCTIONS, TypeError, ["key_mask", "boolean", "list"], key_mask=[True] * 11),
@@ -317,6 +320,28 @@ TABLE = [  # (call, the error, words of its message)
     (on("shaw", value_table=zeros(7, 5)), ValueError, ["value_table", "5, 5)", "(7, 5)"]),
     (on("shaw", value_table=zeros(2, 5, 5)), ValueError, ["value_table", "(2, 3)", "(2, 5, 5)"]),
     (on("shaw", value_table=np.ones((5, 5), int)), TypeError, ["value_table", "floats", "int64"]),
+    # image_1d, image_2d, axial
+    (on("image_1d", block=0), ValueError, ["block", "at least 1", "0"]),
+    (on("image_1d", block=2.0), TypeError, ["block", "integer", "float 2.0"]),
+    (on("image_1d", memory=-1), ValueError, ["memory", "at least 0", "-1"]),
+    (on("image_1d", memory=None), TypeError, ["memory", "integer", "None"]),
+    *((on(function, shape=shape), error, words) for function in ("image_2d", "axial")
+      for shape, error, words in [
+        ((2, 5), ValueError, ["shape", "n = 11", "(2, 5)", "10"]),
+        ((-1, -11), ValueError, ["shape", "at least 0", "-1"]),
+        ((1, 11.0), TypeError, ["shape", "integer", "float 11.0"]),
+        (11, TypeError, ["shape", "tuple of integers", "int 11"]),
+      ]),
+    (on("image_2d", shape=(1, 1, 11)), ValueError, ["shape", "2 integers", "3"]),
+    (on("image_2d", block=4), TypeError, ["block", "tuple of integers", "int 4"]),
+    (on("image_2d", block=(4,)), ValueError, ["block", "2 integers", "1"]),
+    (on("image_2d", block=(4, 0)), ValueError, ["block", "at least 1", "0"]),
+    (on("image_2d", flange=(0, -1)), ValueError, ["flange", "at least 0", "-1"]),
+    (on("image_2d", flange=(0, True)), TypeError, ["flange", "integer", "bool True"]),
+    (on("image_2d", flange="ab"), TypeError, ["flange", "integer", "str 'a'"]),
+    (on("axial", axis=2), ValueError, ["axis", "below 2", "got 2"]),
+    (on("axial", axis=-3), ValueError, ["axis", "at least -2", "-3"]),
+    (on("axial", axis=None), TypeError, ["axis", "integer", "None"]),
     # linformer
     (on("linformer", key_projection=zeros(6, 10)), ValueError, ["key_projection", "at least m = 11", "10"]),
     (on("linformer", value_projection=zeros(6, 9)), ValueError, ["value_projection", "at least m = 11", "9"]),
@@ -383,6 +408,8 @@ REFUSED = [
         ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
         ("linformer", "key_projection"), ("performer", "projection"), ("adaptive_span", "span"),
         ("shaw", "key_table")]),
+        ("linformer", "key_projection"), ("performer", "projection"), ("image_1d", "memory"),
+        ("image_2d", "flange"), ("axial", "axis")]),
 ]
 
 

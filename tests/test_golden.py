@@ -55,7 +55,7 @@ def in_uneven_steps(function, args, call):
     return np.concatenate([first, rest], axis=-2)
 
 
-def transformer_part(package, arrays, call):
+def block(package, arrays, call):
     """A block of xfref around the attention of either package."""
     name, inputs, weights = (call.pop(key) for key in ("function", "inputs", "weights"))
     inputs = [arrays[x] for x in inputs]
@@ -68,6 +68,9 @@ def transformer_part(package, arrays, call):
                                **keywords(call.pop("attend", {}), arrays, "attend/"))
     out = getattr(xfref, name)(*inputs, weights, attend=attend, **call)
     return np.concatenate(out, axis=-2) if isinstance(out, tuple) else out
+    attention = package.axial if name == "axial_transformer" else package.attention
+    attend = functools.partial(attention, **keywords(call.pop("attend", {}), arrays, "attend/"))
+    return getattr(xfref, name)(*inputs, weights, attend=attend, **keywords(call, arrays))
 
 
 def close(got, want, arrays, what):
@@ -89,6 +92,8 @@ def test_golden(package, paper, case):
     what = f"{paper}/{case} against {arrays['peer']}"
     if "weights" in call:
         out = transformer_part(package, arrays, call)
+    if "inputs" in call:
+        out = block(package, arrays, call)
     else:
         out = attention_paper(package, paper, arrays, keywords(call, arrays))
         if "lse" in arrays:
@@ -104,12 +109,12 @@ def test_golden(package, paper, case):
         assert error <= allowed, f"{what}: off the paper's form by {error:.2e}"
 
 
-def test_every_paper_has_golden_numbers():
-    papers = {paper for paper, _ in CASES}
+def test_every_function_has_golden_numbers():
+    found = {json.loads(str(read(paper)[case]["call"])).get("function", paper) for paper, case in CASES}
     wanted = {name for name in both_names() if not name.endswith("_step")}
     wanted -= {"softmax", "layer_norm", "attention_lse", "merge", "patterns"}  # in attention.npz, or laws
-    assert wanted <= papers, f"no golden numbers: {sorted(wanted - papers)}"
-    assert "transformer" in papers
+    assert wanted <= found, f"no golden numbers: {sorted(wanted - found)}"
+    assert {"multi_head", "encoder_block", "axial_transformer"} <= found
 
 
 def test_every_array_of_the_files_is_used():

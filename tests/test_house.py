@@ -35,6 +35,7 @@ REF_ONLY = {
     "favor_projection", "pooling_projection", "dynamic_span", "span_penalty",
     "sinusoidal_positions", "feed_forward", "feed_forward_weights", "multi_head", "multi_head_weights",
     "encoder_block", "encoder_block_weights",
+    "axial_transformer", "axial_transformer_weights",
     "lra",
 }
 

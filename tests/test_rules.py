@@ -270,6 +270,14 @@ def test_variants_that_need_equal_lengths_raise_value_error_naming_both(package,
         getattr(package, function)(None, q, k, v, **options)
 
 
+@pytest.mark.parametrize("label", [x for x, variant in VARIANTS.items() if variant.lengths == "equal"])
+@pytest.mark.parametrize("n, m", [(4, 7), (7, 4)])
+def test_variants_that_need_equal_lengths_say_so(package, label, n, m, rng):
+    q, k, v = draw_qkv(rng, np.float64, Shape(n, m))
+    with pytest.raises(ValueError, match=f"n = {n} and m = {m}"):
+        outputs(package, label, (q, k, v), **options_of(label, rng, Shape(n, n)))
+
+
 # sets of keys
 
 
@@ -567,17 +575,19 @@ def test_steps_broadcast_their_leading_axes(package, function, rng):
 
 
 def test_weights_of_a_block_are_one_plain_dict_of_arrays_whose_keys_its_docstring_lists(rng):
-    for block, weights in [(xfref.multi_head, xfref.multi_head_weights(rng, 4)),
-                           (xfref.feed_forward, xfref.feed_forward_weights(rng, 4, 6)),
-                           (xfref.encoder_block, xfref.encoder_block_weights(rng, 4, 6))]:
+    x, layer = np.zeros((3, 4)), [xfref.encoder_block, xfref.multi_head, xfref.feed_forward]
+    for block, args, options, weights, parts in [
+        (xfref.multi_head, (x, x), dict(heads=2), xfref.multi_head_weights(rng, 4), []),
+        (xfref.feed_forward, (x,), {}, xfref.feed_forward_weights(rng, 4, 6), []),
+        (xfref.encoder_block, (x,), dict(heads=2), xfref.encoder_block_weights(rng, 4, 6), layer),
+        (xfref.axial_transformer, (x[None],), dict(heads=2, outer=1),
+         xfref.axial_transformer_weights(rng, (1, 3), 4, 6, 5, outer=1, inner=1), layer),
+    ]:
         assert type(weights) is dict and all(type(x) is np.ndarray for x in weights.values())
-        text = block.__doc__
-        if block is xfref.encoder_block:
-            text += xfref.multi_head.__doc__ + xfref.feed_forward.__doc__
+        text = " ".join(part.__doc__ for part in [block, *parts])
+        block(*args, weights, **options)
         for key in weights:
             assert key in text, f"{block.__name__} does not list {key}"
             missing = {name: x for name, x in weights.items() if name != key}
-            args = [np.zeros((3, 4)), np.zeros((3, 4))][:2 if block is xfref.multi_head else 1]
-            heads = {} if block is xfref.feed_forward else dict(heads=2)
             with pytest.raises(ValueError, match=f"weights needs the key '{key}'"):
-                block(*args, missing, **heads)
+                block(*args, missing, **options)

@@ -6,6 +6,9 @@ from xfaccel.fixed.bigbird import bigbird
 from xfaccel.fixed.adaptive_span import adaptive_span
 from xfaccel.fixed.block_local import block_local
 from xfaccel.fixed.etc import etc
+from xfaccel.fixed.axial import axial
+from xfaccel.fixed.block_local import block_local
+from xfaccel.fixed.image import image_1d, image_2d
 from xfaccel.fixed.longformer import longformer
 from xfaccel.fixed.random_tokens import random_tokens
 from xfaccel.fixed.shaw import shaw
@@ -24,6 +27,7 @@ __all__ = [
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
     "etc", "bigbird",
     "adaptive_span", "shaw",                                                            # terms by distance
+    "block_local", "sliding_window", "longformer", "image_1d", "image_2d", "axial",     # fixed patterns
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

@@ -7,6 +7,7 @@ the element type. Any layout whose last axis is dense passes as it is; anything 
 import ctypes
 import functools
 import threading
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -226,6 +227,23 @@ def counts(name: str, x: object, lead: tuple[int, ...], least: int = 1) -> int |
     if values.size and values.min() < least:
         raise ValueError(f"{name} needs to be at least {least}, got {values.min()}")
     return values
+
+
+def extents(name: str, x: object, axes: int | None = None, least: int = 1) -> tuple[int, ...]:
+    """`x` as a tuple of ints, one per axis of a grid. Raises TypeError or ValueError naming it."""
+    if not isinstance(x, Sequence):
+        raise TypeError(f"{name} needs a tuple of integers, one per axis, got {describe(x)}")
+    if axes is not None and len(x) != axes:
+        raise ValueError(f"{name} needs {axes} integers, one per axis, got {len(x)}")
+    return tuple(count(name, length, least) for length in x)
+
+
+def grid(shape: object, n: int, axes: int | None = None) -> tuple[int, ...]:
+    """The shape of a grid of n positions. Raises TypeError or ValueError if it is none."""
+    sides = extents("shape", shape, axes, least=0)
+    if math.prod(sides) != n:
+        raise ValueError(f"shape needs a product of n = {n}, got {sides} with {math.prod(sides)}")
+    return sides
 
 
 def describe(x: object) -> str:

@@ -10,6 +10,9 @@ from xfref.fixed.bigbird import bigbird, bigbird_random_blocks
 from xfref.fixed.adaptive_span import adaptive_span, dynamic_span, span_penalty
 from xfref.fixed.block_local import block_local
 from xfref.fixed.etc import etc, relative_label_bias
+from xfref.fixed.axial import axial, axial_transformer, axial_transformer_weights
+from xfref.fixed.block_local import block_local
+from xfref.fixed.image import image_1d, image_2d
 from xfref.fixed.longformer import longformer
 from xfref.fixed.random_tokens import random_tokens
 from xfref.fixed.shaw import shaw
@@ -40,6 +43,8 @@ __all__ = [
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
     "etc", "relative_label_bias", "bigbird", "bigbird_random_blocks",
     "adaptive_span", "dynamic_span", "span_penalty", "shaw",                            # terms by distance
+    "block_local", "sliding_window", "longformer", "image_1d", "image_2d",              # fixed patterns
+    "axial", "axial_transformer", "axial_transformer_weights",
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",

@@ -36,12 +36,19 @@ def sinusoidal_positions(n: int, width: int, offset: int = 0) -> Array:
     return np.where(column % 2 == 0, np.sin(angle), np.cos(angle))  # Section 3.5
 
 
-def feed_forward(x: Array, weights: Mapping[str, Array]) -> Array:
+def relu(x: Array) -> Array:
+    """max(0, x)"""
+    return np.maximum(0, x)
+
+
+def feed_forward(x: Array, weights: Mapping[str, Array],
+                 activation: Callable[[Array], Array] = relu) -> Array:
     """Two linear layers with max(0, .) between them, on every position alike.
 
     FFN(x) = max(0, x w1 + b1) w2 + b2
 
-    (...,n,w) -> (...,n,w). `weights` holds w1 (w, hidden), b1 (hidden), w2 (hidden, w), b2 (w).
+    (...,n,w) -> (...,n,w). `weights` holds w1 (w, hidden), b1 (hidden), w2 (hidden, w), b2 (w). `activation`
+    takes the place of max(0, .) in later papers.
 
     Raises: TypeError or ValueError naming the weight that is missing or does not fit.
     Cost: O(n w hidden).
@@ -50,8 +57,8 @@ def feed_forward(x: Array, weights: Mapping[str, Array]) -> Array:
     array([[1.]])
     """
     check_array("x", x, least=2)
-    hidden = np.maximum(0, _linear(x, weights, "w1", "b1"))
-    return _linear(hidden, weights, "w2", "b2", width=x.shape[-1])  # Eq. 2
+    hidden = activation(linear(x, weights, "w1", "b1"))
+    return linear(hidden, weights, "w2", "b2", width=x.shape[-1])  # Eq. 2
 
 
 def multi_head(x: Array, context: Array, weights: Mapping[str, Array], *, heads: int,
@@ -72,21 +79,23 @@ def multi_head(x: Array, context: Array, weights: Mapping[str, Array], *, heads:
     width = x.shape[-1]
     if width % count("heads", heads):
         raise ValueError(f"heads needs to divide the width {width}, got {heads}")
-    q, k, v = (_split(_linear(rows, weights, f"w{name}", f"b{name}", width=width), heads)
+    q, k, v = (_split(linear(rows, weights, f"w{name}", f"b{name}", width=width), heads)
                for name, rows in (("q", x), ("k", context), ("v", context)))
     joined = attend(q, k, v).swapaxes(-2, -3).reshape(*x.shape[:-1], width)
-    return _linear(joined, weights, "wo", "bo", width=width)
+    return linear(joined, weights, "wo", "bo", width=width)
 
 
 def encoder_block(x: Array, weights: Mapping[str, Array], *, heads: int,
-                  attend: Callable[..., Array] = attention, norm: str = "post") -> Array:
+                  attend: Callable[..., Array] = attention, norm: str = "post",
+                  activation: Callable[[Array], Array] = relu) -> Array:
     """Self-attention and feed-forward layer, each with a residual connection and a normalisation.
 
     post: y = LN(x + MultiHead(x, x));   out = LN(y + FFN(y))
     pre:  y = x + MultiHead(LN(x), LN(x));   out = y + FFN(LN(y))
 
     (...,n,w) -> (...,n,w). `weights` holds those of `multi_head` and `feed_forward` and the gains and biases
-    of the two normalisations, g1 n1 g2 n2 (w). `norm` is "post" (Vaswani et al.) or "pre" (Xiong et al.).
+    of the two normalisations, g1 n1 g2 n2 (w). `norm` is "post" (Vaswani et al.) or "pre" (Xiong et al.);
+    `activation` that of `feed_forward`.
 
     Raises: TypeError or ValueError naming the argument or weight that does not fit.
     Cost: that of `multi_head` and `feed_forward`.
@@ -100,10 +109,10 @@ def encoder_block(x: Array, weights: Mapping[str, Array], *, heads: int,
     check_array("x", x, least=2)
     if norm == "post":
         y = normalise(x + multi_head(x, x, weights, heads=heads, attend=attend), 1)
-        return normalise(y + feed_forward(y, weights), 2)
+        return normalise(y + feed_forward(y, weights, activation), 2)
     inner = normalise(x, 1)
     y = x + multi_head(inner, inner, weights, heads=heads, attend=attend)
-    return y + feed_forward(normalise(y, 2), weights)
+    return y + feed_forward(normalise(y, 2), weights, activation)
 
 
 def multi_head_weights(rng: np.random.Generator, width: int) -> dict[str, Array]:
@@ -131,14 +140,15 @@ def _split(x: Array, heads: int) -> Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).swapaxes(-2, -3)
 
 
-def _linear(x: Array, weights: Mapping[str, Array], matrix: str, bias: str,
-            width: int | None = None) -> Array:
+def linear(x: Array, weights: Mapping[str, Array], matrix: str, bias: str,
+           width: int | None = None) -> Array:
+    """x w + b, with w and b under these keys of `weights`; `width`, if given, is that of the output."""
     w = parameter(matrix, weight(weights, matrix), x.dtype, own=(x.shape[-1], width), lead=())
     return x @ w + parameter(bias, weight(weights, bias), x.dtype, own=(w.shape[-1],), lead=())
 
 
 def weight(weights: Mapping[str, Array], key: str) -> Array:
-    """What a block's weights hold under `key`. Raises ValueError naming the key if that is nothing."""
+    """The array under `key`. Raises ValueError, naming the key, if there is none."""
     try:
         return weights[key]
     except (KeyError, TypeError):

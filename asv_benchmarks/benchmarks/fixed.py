@@ -1,6 +1,7 @@
 """Fixed patterns: who sees whom does not depend on the data."""
 
 import numpy as np
+import math
 
 from . import measure
 from .measure import HEADS, WIDTH, Variant, normal
@@ -30,6 +31,13 @@ def _streams(n):
 
 SPANS = np.geomspace(8, 512, HEADS, dtype=np.float32)[:, None]  # most heads look at what is near
 
+
+def image(n):
+    """The shape of an image of n pixels, 64 wide where that divides n."""
+    width = math.gcd(n, 64)
+    return n // width, width
+
+
 VARIANTS = {
     "block_local": Variant("block_local", lambda n: dict(block=64)),
     "sliding_window": Variant("sliding_window", lambda n: dict(left=128, right=128)),
@@ -48,6 +56,10 @@ VARIANTS = {
     "adaptive_span, positions": Variant("adaptive_span", lambda n: dict(
         span=SPANS, ramp=32, position_keys=normal(1025, WIDTH))),
     "shaw": Variant("shaw", lambda n: dict(key_table=normal(33, WIDTH), value_table=normal(33, WIDTH))),
+    "image_1d": Variant("image_1d", lambda n: dict(block=256, memory=256)),
+    "image_2d": Variant("image_2d", lambda n: dict(shape=image(n), block=(16, 16), flange=(16, 32))),
+    "axial, rows": Variant("axial", lambda n: dict(shape=image(n), axis=1)),
+    "axial, columns": Variant("axial", lambda n: dict(shape=image(n), axis=0)),
 }
 
 time_fixed, track_fixed_workspace, track_fixed_error, track_fixed_ratio = measure.benchmarks(
