@@ -70,8 +70,10 @@ def test_leading_axes_broadcast_by_numpys_rules(package, label, rng):
         same(outputs(package, label, args, **options), entry_by_entry(package, label, args, lead, **options))
 
 
-@pytest.mark.parametrize("label, name", [("linformer", "key_projection"), ("linformer", "value_projection"),
-                                         ("performer", "projection")])
+@pytest.mark.parametrize("label, name", [
+    ("linformer", "key_projection"), ("linformer", "value_projection"), ("memory_compressed", "key_kernel"),
+    ("memory_compressed", "value_kernel"), ("memory_compressed, null slot", "null_key"),
+    ("memory_compressed, null slot", "null_value"), ("performer", "projection")])
 def test_every_array_parameter_is_lead_and_own_axes(package, label, name, rng):
     args, options = inputs(label, rng)
     for lead in ((3,), (2, 1), (1, 3), (2, 3), (1,)):
@@ -437,7 +439,9 @@ def test_q_k_v_share_one_float_dtype(package, label, rng):
 
 
 PARAMETERS = [("linformer", "key_projection"), ("linformer", "value_projection"), ("performer", "projection"),
-              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias")]
+              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
+              ("memory_compressed", "key_kernel"), ("memory_compressed", "value_kernel"),
+              ("memory_compressed, null slot", "null_key"), ("memory_compressed, null slot", "null_value")]
 
 
 @pytest.mark.parametrize("label, name", PARAMETERS)
@@ -550,17 +554,17 @@ def test_steps_broadcast_their_leading_axes(package, function, rng):
 
 
 def test_weights_of_a_block_are_one_plain_dict_of_arrays_whose_keys_its_docstring_lists(rng):
-    for block, weights in [(xfref.multi_head, xfref.multi_head_weights(rng, 4)),
-                           (xfref.feed_forward, xfref.feed_forward_weights(rng, 4, 6)),
-                           (xfref.encoder_block, xfref.encoder_block_weights(rng, 4, 6))]:
+    parts = {xfref.encoder_block: (xfref.multi_head, xfref.feed_forward), xfref.pma: (xfref.mab,)}
+    for block, inputs, weights in [(xfref.multi_head, 2, xfref.multi_head_weights(rng, 4)),
+                                   (xfref.feed_forward, 1, xfref.feed_forward_weights(rng, 4, 6)),
+                                   (xfref.encoder_block, 1, xfref.encoder_block_weights(rng, 4, 6)),
+                                   (xfref.mab, 2, xfref.mab_weights(rng, 4)),
+                                   (xfref.pma, 2, xfref.pma_weights(rng, 4))]:
         assert type(weights) is dict and all(type(x) is np.ndarray for x in weights.values())
-        text = block.__doc__
-        if block is xfref.encoder_block:
-            text += xfref.multi_head.__doc__ + xfref.feed_forward.__doc__
+        text = "".join(x.__doc__ for x in (block, *parts.get(block, ())))
         for key in weights:
             assert key in text, f"{block.__name__} does not list {key}"
             missing = {name: x for name, x in weights.items() if name != key}
-            args = [np.zeros((3, 4)), np.zeros((3, 4))][:2 if block is xfref.multi_head else 1]
             heads = {} if block is xfref.feed_forward else dict(heads=2)
             with pytest.raises(ValueError, match=f"weights needs the key '{key}'"):
-                block(*args, missing, **heads)
+                block(*[np.zeros((3, 4))] * inputs, missing, **heads)

@@ -8,11 +8,13 @@ from xfaccel.fixed.sliding_window import sliding_window
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
 from xfaccel.lowrank.linformer import linformer
+from xfaccel.lowrank.memory_compressed import memory_compressed
+from xfaccel.lowrank.synthesizer import synthesizer
 
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
-    "linformer",                                                                        # low rank
+    "linformer", "synthesizer", "memory_compressed",                                    # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

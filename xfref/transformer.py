@@ -50,8 +50,8 @@ def feed_forward(x: Array, weights: Mapping[str, Array]) -> Array:
     array([[1.]])
     """
     check_array("x", x, least=2)
-    hidden = np.maximum(0, _linear(x, weights, "w1", "b1"))
-    return _linear(hidden, weights, "w2", "b2", width=x.shape[-1])  # Eq. 2
+    hidden = np.maximum(0, linear(x, weights, "w1", "b1"))
+    return linear(hidden, weights, "w2", "b2", width=x.shape[-1])  # Eq. 2
 
 
 def multi_head(x: Array, context: Array, weights: Mapping[str, Array], *, heads: int,
@@ -68,14 +68,14 @@ def multi_head(x: Array, context: Array, weights: Mapping[str, Array], *, heads:
     Cost: O((n + m) w^2) and the cost of `attend`.
     """
     check_array("x", x, least=2)
-    check_array("context", context, least=2, dtype=x.dtype)
+    check_array("context", context, least=2, dtype=x.dtype, like="x")
     width = x.shape[-1]
     if width % count("heads", heads):
         raise ValueError(f"heads needs to divide the width {width}, got {heads}")
-    q, k, v = (_split(_linear(rows, weights, f"w{name}", f"b{name}", width=width), heads)
+    q, k, v = (_split(linear(rows, weights, f"w{name}", f"b{name}", width=width), heads)
                for name, rows in (("q", x), ("k", context), ("v", context)))
     joined = attend(q, k, v).swapaxes(-2, -3).reshape(*x.shape[:-1], width)
-    return _linear(joined, weights, "wo", "bo", width=width)
+    return linear(joined, weights, "wo", "bo", width=width)
 
 
 def encoder_block(x: Array, weights: Mapping[str, Array], *, heads: int,
@@ -95,7 +95,7 @@ def encoder_block(x: Array, weights: Mapping[str, Array], *, heads: int,
         raise ValueError(f"norm needs 'post' or 'pre', got {norm!r}")
 
     def normalise(rows, place):
-        return layer_norm(rows, _weight(weights, f"g{place}"), _weight(weights, f"n{place}"))
+        return layer_norm(rows, weight(weights, f"g{place}"), weight(weights, f"n{place}"))
 
     check_array("x", x, least=2)
     if norm == "post":
@@ -131,13 +131,15 @@ def _split(x: Array, heads: int) -> Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).swapaxes(-2, -3)
 
 
-def _linear(x: Array, weights: Mapping[str, Array], matrix: str, bias: str,
-            width: int | None = None) -> Array:
-    w = parameter(matrix, _weight(weights, matrix), x.dtype, own=(x.shape[-1], width), lead=())
-    return x @ w + parameter(bias, _weight(weights, bias), x.dtype, own=(w.shape[-1],), lead=())
+def linear(x: Array, weights: Mapping[str, Array], matrix: str, bias: str,
+           width: int | None = None) -> Array:
+    """x @ weights[matrix] + weights[bias], of the given width if there is one: (...,n,w) -> (...,n,width)"""
+    w = parameter(matrix, weight(weights, matrix), x.dtype, own=(x.shape[-1], width), lead=())
+    return x @ w + parameter(bias, weight(weights, bias), x.dtype, own=(w.shape[-1],), lead=())
 
 
-def _weight(weights: Mapping[str, Array], key: str) -> Array:
+def weight(weights: Mapping[str, Array], key: str) -> Array:
+    """One array of a block's weights. Raises ValueError naming the key if there is none."""
     try:
         return weights[key]
     except (KeyError, TypeError):
