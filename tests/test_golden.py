@@ -37,8 +37,9 @@ def keywords(call, arrays, prefix=""):
 
 
 def attention_paper(package, paper, arrays, call):
-    function = getattr(package, call.pop("function", paper))
-    args = [arrays[name] for name in "qkv"]
+    name = call.pop("function", paper)
+    function = getattr(package, name, None) or getattr(xfref, name)
+    args = [arrays[name] for name in call.pop("inputs", "qkv")]
     if function.__name__.endswith("_step"):
         return in_uneven_steps(function, args, call)
     return function(*args, **call)
@@ -50,17 +51,20 @@ def in_uneven_steps(function, args, call):
     return np.concatenate([first, rest], axis=-2)
 
 
-def transformer_part(package, arrays, call):
+def block(package, arrays, call):
     """A block of xfref around the attention of either package."""
-    name, inputs, weights = (call.pop(key) for key in ("function", "inputs", "weights"))
+    name, inputs, keys = (call.pop(key) for key in ("function", "inputs", "weights"))
     inputs = [arrays[x] for x in inputs]
     if name == "layer_norm":
         return package.layer_norm(*inputs)
-    weights = {x: arrays[f"weights/{x}"] for x in weights}
+    weights = {}  # one dict, or one for each name before a slash
+    for key in keys:
+        part, _, own = key.rpartition("/")
+        weights.setdefault(part, {})[own] = arrays[f"weights/{key}"]
     if name == "feed_forward":
-        return xfref.feed_forward(*inputs, weights)
+        return xfref.feed_forward(*inputs, *weights.values())
     attend = functools.partial(package.attention, **keywords(call.pop("attend", {}), arrays, "attend/"))
-    return getattr(xfref, name)(*inputs, weights, attend=attend, **call)
+    return getattr(xfref, name)(*inputs, *weights.values(), attend=attend, **call)
 
 
 def close(got, want, arrays, what):
@@ -80,8 +84,8 @@ def test_golden(package, paper, case):
     arrays = read(paper)[case]
     call = json.loads(str(arrays["call"]))
     what = f"{paper}/{case} against {arrays['peer']}"
-    if paper == "transformer":
-        out = transformer_part(package, arrays, call)
+    if "weights" in call:
+        out = block(package, arrays, keywords(call, arrays))
     else:
         out = attention_paper(package, paper, arrays, keywords(call, arrays))
         if "lse" in arrays:
@@ -102,7 +106,7 @@ def test_every_paper_has_golden_numbers():
     wanted = {name for name in both_names() if not name.endswith("_step")}
     wanted -= {"softmax", "layer_norm", "attention_lse", "merge", "patterns"}  # in attention.npz, or laws
     assert wanted <= papers, f"no golden numbers: {sorted(wanted - papers)}"
-    assert "transformer" in papers
+    assert {"transformer", "set_transformer"} <= papers
 
 
 def test_every_array_of_the_files_is_used():

@@ -25,12 +25,17 @@ PEERS = {  # the versions and licences that this script was written against
     "performer-pytorch": ("1.1.4", "MIT"),
     "pytorch-fast-transformers": ("0.4.0", "MIT"),
     "long-range-arena": ("git cd31e5c", "Apache-2.0"),
+    "memory-compressed-attention": ("0.0.7", "MIT"),
+    "set_transformer": ("git 73432c6", "MIT"),
+    "torch-geometric": ("2.8.1", "MIT"),
 }
 LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a checkout
     "linear_transformer/linear_attention.py":
         "d787fa32444a7789fcada35c955d5a608085d44e28500c51bdf37a59d9f9bf8d",
     "performer/performer_attention.py":
         "ea5c6b38014670e4bf38792255b8d392725ce816db46f61fc799686a0e752c3d",
+    "synthesizer/synthesizer_attention.py":
+        "839bb0bc349155aba77e6e1e9f66a8926d9494cff53b971a95cc4bec12797c78",
 }
 
 DOUBLE = (5e-14, "float64 throughout: the rounding of both sides, values of order one")
