@@ -25,4 +25,4 @@ def synthesizer(v: Array, logits: Array, *, causal: bool = False, key_mask: Arra
     # one zero stands for all queries and keys
     zero = np.zeros(1, v.dtype)
     q, k = (np.broadcast_to(zero, (*x.shape[:-1], 1)) for x in (logits, v))
-    return attention(q, k, v, bias=logits, causal=causal, key_mask=key_mask, scale=1.0)
+    return attention(q, k, v, bias=logits, causal=causal, key_mask=key_mask)
