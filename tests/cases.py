@@ -53,6 +53,23 @@ def projections(rng, m, slots=4, lead=()):
                 value_projection=rng.standard_normal((*lead, slots, m)))
 
 
+def kernels(rng, d, e, c=3, lead=()):
+    """Kernels of a convolution that leaves entries of order one."""
+    return dict(key_kernel=rng.standard_normal((*lead, c, d, d)) / (c * d) ** 0.5,
+                value_kernel=rng.standard_normal((*lead, c, e, e)) / (c * max(e, 1)) ** 0.5)
+
+
+def null_slot(rng, d, e, lead=()):
+    return dict(null_key=rng.standard_normal((*lead, 1, d)), null_value=rng.standard_normal((*lead, 1, e)))
+
+
+def from_scores(function, q, k, v, **options):
+    """A function of values and logits, called with the scores of queries and keys as logits."""
+    with np.errstate(all="ignore"):  # garbage in hidden keys
+        logits = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
+    return function(v, logits, **options)
+
+
 def directions(rng, d, features, rows=12, lead=()):
     return dict(projection=rng.standard_normal((*lead, rows, d)), features=features)
 
@@ -162,6 +179,13 @@ VARIANTS = {
                               lengths="equal", by_distance=False),
     "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
                          by_key=False),
+    # a key mask has the axes of v: there is no k, whose axes these cases count
+    "synthesizer": Variant("synthesizer", lambda rng, n, m, d, e: {}, scale=False, call=from_scores, skip=(
+        "key mask, K with axes of its own", "key mask, V with axes of its own")),
+    "memory_compressed": Variant("memory_compressed", lambda rng, n, m, d, e: kernels(rng, d, e),
+                                 by_key=False, by_distance=False),
+    "memory_compressed, null slot": Variant("memory_compressed", lambda rng, n, m, d, e: kernels(
+        rng, d, e, c=2) | null_slot(rng, d, e), by_key=False, by_distance=False, own_values=True),
     "linear_transformer": Variant("linear_transformer", lambda rng, n, m, d, e: {}, scale=False),
     "performer": Variant("performer", lambda rng, n, m, d, e: directions(rng, d, "positive")),
     "performer, hyperbolic": Variant("performer", lambda rng, n, m, d, e: directions(rng, d, "hyperbolic")),
@@ -666,6 +690,41 @@ SPECIAL = [
         key_projection=rng.standard_normal((4, 11)), value_projection=rng.standard_normal((3, 4, 13)))),
     special("linformer", "projections per head, one K/V head", Shape(9, 11, k=(2, 1)),
             lambda rng: projections(rng, 11, lead=(3,)) | dict(key_mask=rng.random((2, 1, 11)) < 0.6)),
+    *(free("synthesizer", what, draw) for what, draw in (
+        ("logits per head", lambda rng: (
+            (rng.standard_normal((2, 1, 9, 5)), rng.standard_normal((3, 7, 9))), {})),
+        ("one V for all heads", lambda rng: (
+            (rng.standard_normal((9, 5)), rng.standard_normal((2, 3, 7, 9))),
+            dict(key_mask=rng.random(9) < 0.6))),
+        ("logits that hide", lambda rng: (
+            (rng.standard_normal((2, 3, 9, 5)), scores(rng, 2, 1, 7, 9, hide=0.6)),
+            dict(causal=True, key_mask=rng.random((2, 1, 9)) < 0.7))),
+        ("logits of a transposed table", lambda rng: (
+            (rng.standard_normal((3, 9, 5)), rng.standard_normal((3, 9, 9)).swapaxes(-1, -2)), {})),
+        ("large logits", lambda rng: (
+            (rng.standard_normal((9, 5)), 1e30 * rng.standard_normal((7, 9))), {})),
+    )),
+    *(special("memory_compressed", what, shape, options) for what, shape, options in (
+        ("whole blocks alone", Shape(18, 18), lambda rng: kernels(rng, 8, 6)),
+        ("every position", Shape(9, 11), lambda rng: kernels(rng, 8, 6, c=1)),
+        ("one short block", Shape(9, 11), lambda rng: kernels(rng, 8, 6, c=20)),
+        ("one short block, causal", Shape(9, 11), lambda rng: kernels(rng, 8, 6, c=20) | null_slot(
+            rng, 8, 6) | dict(causal=True)),
+        ("kernels per head, one K/V head", Shape(9, 12, k=(2, 1)), lambda rng: kernels(
+            rng, 8, 6, lead=(3,)) | dict(key_mask=rng.random((2, 1, 12)) < 0.3)),
+        ("kernels per entry, K/V without axes", Shape(9, 11, k=()), lambda rng: kernels(
+            rng, 8, 6, lead=(2, 3)) | dict(key_mask=rng.random(11) < 0.3)),
+        ("kernels with more axes than K/V", Shape(9, 11, k=(3,)), lambda rng: kernels(
+            rng, 8, 6, lead=(2, 1)) | dict(key_mask=rng.random((3, 11)) < 0.3)),
+        ("kernels of keys and values apart", Shape(9, 12), lambda rng: kernels(rng, 8, 6) | dict(
+            value_kernel=rng.standard_normal((2, 1, 3, 6, 6)))),
+        ("null slot per head", Shape(9, 11, k=()), lambda rng: kernels(rng, 8, 6) | null_slot(
+            rng, 8, 6, (3,)) | dict(key_mask=rng.random(11) < 0.3)),
+        ("all options", Shape(13, 20), lambda rng: kernels(rng, 8, 6, 2, (3,)) | null_slot(
+            rng, 8, 6, (2, 1)) | dict(causal=True, scale=0.4, key_mask=rng.random((2, 1, 20)) < 0.4)),
+        ("several tiles, causal", Shape(150, 257, q=(2,), k=(2,)), lambda rng: kernels(
+            rng, 8, 6, c=2) | dict(causal=True)),
+    )),
     # features
     special("linear_transformer", "large and small entries", Shape(20, 20), size=6.0),
     *(special("performer", f"{kind}, {what}", shape, lambda rng, kind=kind, options=options:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from cases import STEPS, VARIANTS
 
+import xfref
+
 Q = np.zeros((2, 3, 9, 4))
 K = np.zeros((2, 3, 11, 4))
 V = np.zeros((2, 3, 11, 5))
@@ -11,6 +13,8 @@ FLAGS = np.zeros((9, 11), bool)
 SLOTS = np.zeros((6, 11))
 ROWS = np.ones((6, 4))
 LISTS = np.zeros((9, 2), int)
+KERNEL = np.zeros((3, 4, 4))
+LOGITS = np.zeros((2, 3, 9, 11))
 LSE = np.zeros((2, 3, 9))
 OUT = np.zeros((2, 3, 9, 5))
 
@@ -26,6 +30,10 @@ OWN = {  # parameters that a function cannot do without
     "shaw": dict(key_table=np.zeros((5, 4))),
     "performer_step": dict(projection=ROWS), "image_1d": dict(block=3, memory=2),
     "image_2d": dict(shape=(1, 11), block=(2, 3), flange=(1, 2)), "axial": dict(shape=(1, 11), axis=1),
+    "linformer": dict(key_projection=SLOTS, value_projection=SLOTS),
+    "memory_compressed": dict(key_kernel=KERNEL, value_kernel=np.zeros((3, 5, 5))),
+    "performer": dict(projection=ROWS),
+    "performer_step": dict(projection=ROWS),
 }
 # those that are called with q, k and v under these names
 FUNCTIONS = sorted({variant.function for variant in VARIANTS.values() if variant.call is None})
@@ -351,6 +359,37 @@ TABLE = [  # (call, the error, words of its message)
     (on("linformer", key_projection=zeros(2, 6, 11)), ValueError, ["key_projection", "(2, 3)", "(2, 6, 11)"]),
     (on("linformer", key_projection=SLOTS.astype(int)), TypeError, ["key_projection", "floats", "int64"]),
     (on("linformer", value_projection=SLOTS.tolist()), TypeError, ["value_projection", "floats", "list"]),
+    # synthesizer
+    *((("synthesizer", args, kwargs), error, words) for args, kwargs, error, words in [
+        ((V.tolist(), LOGITS), {}, TypeError, ["v needs", "list", "asarray"]),
+        ((V, LOGITS.tolist()), {}, TypeError, ["logits needs", "list", "asarray"]),
+        ((V, LOGITS.astype(int)), {}, TypeError, ["logits needs", "int64", "astype"]),
+        ((V, LOGITS.astype(np.float32)), {}, TypeError, ["logits", "dtype of v", "float64", "float32"]),
+        ((zeros(5), LOGITS), {}, ValueError, ["v needs", "2 axes", "(5,)"]),
+        ((V, zeros(11)), {}, ValueError, ["logits needs", "2 axes", "(11,)"]),
+        ((V, LOGITS[..., :10]), {}, ValueError, ["logits", "column", "11", "10"]),
+        ((V, zeros(4, 3, 9, 11)), {}, ValueError, ["leading axes", "v and logits", "(4, 3, 9, 11)"]),
+        ((V, LOGITS), dict(key_mask=np.ones(9, bool)), ValueError, ["key_mask", "11", "(9,)"]),
+        ((V, LOGITS), dict(key_mask=np.ones(11)), TypeError, ["key_mask", "boolean", "float64"]),
+    ]),
+    # memory_compressed
+    (on("memory_compressed", key_kernel=zeros(3, 4, 5)), ValueError, ["key_kernel", "any, 4, 4", "4, 5)"]),
+    (on("memory_compressed", key_kernel=zeros(4, 4)), ValueError, ["key_kernel", "(4, 4)"]),
+    (on("memory_compressed", key_kernel=zeros(2, 3, 4, 4)), ValueError,
+     ["key_kernel", "(2, 3)", "(2, 3, 4, 4)"]),
+    (on("memory_compressed", value_kernel=KERNEL), ValueError, ["value_kernel", "any, 5, 5", "4, 4)"]),
+    (on("memory_compressed", value_kernel=zeros(2, 5, 5)), ValueError, ["key_kernel", "3 and 2"]),
+    (on("memory_compressed", key_kernel=zeros(0, 4, 4), value_kernel=zeros(0, 5, 5)), ValueError,
+     ["key_kernel", "at least 1", "0"]),
+    (on("memory_compressed", key_kernel=KERNEL.astype(int)), TypeError, ["key_kernel", "floats", "int64"]),
+    (on("memory_compressed", value_kernel=KERNEL.tolist()), TypeError, ["value_kernel", "floats", "list"]),
+    (on("memory_compressed", null_key=zeros(1, 4)), ValueError, ["null_key and null_value", "together"]),
+    (on("memory_compressed", null_value=zeros(1, 5)), ValueError, ["null_key and null_value", "together"]),
+    (on("memory_compressed", null_key=zeros(4), null_value=zeros(1, 5)), ValueError, ["null_key", "(4,)"]),
+    (on("memory_compressed", null_key=zeros(1, 4), null_value=zeros(2, 5)), ValueError,
+     ["null_value", "1, 5", "(2, 5)"]),
+    (on("memory_compressed", null_key=zeros(1, 4), null_value=zeros(2, 1, 5)), ValueError,
+     ["null_value", "(2, 3)", "(2, 1, 5)"]),
     # performer
     (on("performer", projection=zeros(6, 5)), ValueError, ["projection", "4", "(6, 5)"]),
     (on("performer", projection=zeros(4)), ValueError, ["projection", "(4,)"]),
@@ -385,6 +424,69 @@ TABLE = [  # (call, the error, words of its message)
     (step("performer_step", scale=-1), ValueError, ["scale", "positive", "-1"]),
 ]
 
+WEIGHTS = xfref.pma_weights(np.random.default_rng(0), 4)
+SET, LAYER, BIAS = np.zeros((2, 7, 4)), np.zeros((4, 4)), np.zeros(4)
+
+REFERENCE = [  # of what the specification alone has
+    *((("dense_logits", args, kwargs), error, words) for args, kwargs, error, words in [
+        ((SET.tolist(), LAYER, BIAS, LAYER, BIAS), {}, TypeError, ["x needs", "list"]),
+        ((BIAS, LAYER, BIAS, LAYER, BIAS), {}, ValueError, ["x needs", "2 axes", "(4,)"]),
+        ((SET, zeros(5, 4), BIAS, LAYER, BIAS), {}, ValueError, ["w1", "4, any", "(5, 4)"]),
+        ((SET, zeros(3, 4, 4), BIAS, LAYER, BIAS), {}, ValueError, ["w1", "(2,)", "(3, 4, 4)"]),
+        ((SET, LAYER, zeros(5), LAYER, BIAS), {}, ValueError, ["b1", "4", "(5,)"]),
+        ((SET, LAYER, BIAS, LAYER.tolist(), BIAS), {}, TypeError, ["w2", "floats", "list"]),
+        ((SET, LAYER, BIAS, zeros(4, 9), BIAS), {}, ValueError, ["b2", "9", "(4,)"]),
+        ((SET, LAYER, BIAS, LAYER, BIAS), {}, ValueError, ["w2", "at least m = 7", "4"]),
+        ((SET, LAYER, BIAS, LAYER, BIAS), dict(m=-1), ValueError, ["m needs", "at least 0", "-1"]),
+        ((SET, LAYER, BIAS, LAYER, BIAS), dict(m=2.0), TypeError, ["m needs", "integer", "float 2.0"]),
+    ]),
+    *((("factorized_dense_logits", (SET, LAYER, BIAS, *args), kwargs), error, words)
+      for args, kwargs, error, words in [
+        ((zeros(4, 2), zeros(2), zeros(4, 3), zeros(3)), {}, ValueError, ["wa and wb", "m = 7", "2 and 3"]),
+        ((zeros(3, 2), zeros(2), zeros(4, 3), zeros(3)), {}, ValueError, ["wa", "4, any", "(3, 2)"]),
+        ((zeros(4, 2), zeros(3), zeros(4, 3), zeros(3)), {}, ValueError, ["ba", "2", "(3,)"]),
+        ((zeros(4, 2), zeros(2), zeros(4, 4), zeros(3)), {}, ValueError, ["bb", "4", "(3,)"]),
+        ((zeros(4, 2), zeros(2), zeros(4, 4), zeros(4)), dict(m="7"), TypeError, ["m needs", "str '7'"]),
+    ]),
+    *((("random_logits", args, {}), error, words) for args, error, words in [
+        ((LAYER.tolist(), 2), TypeError, ["table needs", "list"]),
+        ((BIAS, 2), ValueError, ["table needs", "2 axes", "(4,)"]),
+        ((zeros(5, 4), 5), ValueError, ["table", "at least n = 5", "(5, 4)"]),
+        ((LAYER, -1), ValueError, ["n needs", "at least 0", "-1"]),
+        ((LAYER, 2.0), TypeError, ["n needs", "integer", "float 2.0"]),
+    ]),
+    *((("factorized_random_logits", args, {}), error, words) for args, error, words in [
+        ((LAYER.tolist(), LAYER, 2), TypeError, ["r1 needs", "list"]),
+        ((LAYER, BIAS, 2), ValueError, ["r2 needs", "2 axes", "(4,)"]),
+        ((LAYER, LAYER.astype(np.float32), 2), TypeError, ["r2", "dtype of r1", "float64", "float32"]),
+        ((LAYER, zeros(3, 4), 4), ValueError, ["r1 and r2", "at least n = 4", "4 and 3"]),
+        ((LAYER, zeros(4, 3), 4), ValueError, ["r1 and r2", "width", "4 and 3"]),
+        ((zeros(2, 4, 4), zeros(3, 4, 4), 4), ValueError, ["leading axes", "r1 and r2", "(3, 4, 4)"]),
+        ((LAYER, LAYER, True), TypeError, ["n needs", "integer", "bool True"]),
+    ]),
+    *(((block, args, dict(heads=2) | kwargs), error, words) for block, args, kwargs, error, words in [
+        ("mab", (SET.tolist(), SET, WEIGHTS), {}, TypeError, ["x needs", "list"]),
+        ("mab", (SET, BIAS, WEIGHTS), {}, ValueError, ["y needs", "2 axes", "(4,)"]),
+        ("mab", (SET, SET.astype(np.float32), WEIGHTS), {}, TypeError, ["y needs", "dtype of x", "float32"]),
+        ("mab", (SET, zeros(2, 7, 5), WEIGHTS), {}, ValueError, ["x and y", "width", "4 and 5"]),
+        ("mab", (SET, zeros(3, 7, 4), WEIGHTS), {}, ValueError, ["leading axes", "x and y", "(3, 7, 4)"]),
+        ("mab", (SET, SET, WEIGHTS), dict(heads=3), ValueError, ["heads", "width 4", "3"]),
+        ("mab", (SET, SET, WEIGHTS), dict(key_mask=np.ones((2, 1, 7), bool)), ValueError,
+         ["key_mask", "2 axes", "(2, 1, 7)"]),
+        ("mab", (SET, SET, WEIGHTS | dict(wf=zeros(4, 5))), {}, ValueError, ["wf", "4, 4", "(4, 5)"]),
+        ("mab", (SET, SET, WEIGHTS | dict(g2=zeros(5))), {}, ValueError, ["gain", "4", "(5,)"]),
+        ("sab", (SET, WEIGHTS), dict(key_mask=np.ones((2, 6), bool)), ValueError, ["key_mask", "(2, 6)"]),
+        ("isab", (BIAS, LAYER, WEIGHTS, WEIGHTS), {}, ValueError, ["x needs", "2 axes", "(4,)"]),
+        ("isab", (SET, zeros(3, 5), WEIGHTS, WEIGHTS), {}, ValueError, ["inducing", "any, 4", "(3, 5)"]),
+        ("isab", (SET, zeros(3, 3, 4), WEIGHTS, WEIGHTS), {}, ValueError, ["inducing", "(2,)", "(3, 3, 4)"]),
+        ("isab", (SET, LAYER, WEIGHTS, {}), {}, ValueError, ["weights needs the key 'wq'"]),
+        ("pma", ([1.0], LAYER, WEIGHTS), {}, TypeError, ["x needs", "list"]),
+        ("pma", (SET, LAYER.astype(int), WEIGHTS), {}, TypeError, ["seeds", "floats", "int64"]),
+        ("pma", (SET, LAYER, WEIGHTS | dict(bz=zeros(5))), {}, ValueError, ["bz", "4", "(5,)"]),
+    ]),
+    (("mab_weights", (np.random.default_rng(0), 0), {}), ValueError, ["width", "at least 1", "0"]),
+]
+
 # arguments that Python itself refuses: a misspelt or missing name never passes in silence
 REFUSED = [
     *((on(function, casual=True), "casual") for function in FUNCTIONS),
@@ -397,6 +499,8 @@ REFUSED = [
     (("etc", (Q, K, V, Q, K, V), {}), "radius"),
     (("bigbird", (Q, K, V), dict(block=3)), "random_blocks"),
     (on("linear_transformer", scale=1.0), "scale"),
+    (("synthesizer", (V, LOGITS), dict(scale=1.0)), "scale"),
+    (("synthesizer", (V,), {}), "logits"),
     *(((function, (Q, K, V), {}), missing) for function, missing in [
         ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
         ("random_tokens", "indices"), ("star_ring", "key_embedded"), ("sparse_strided", "stride"),
@@ -410,6 +514,7 @@ REFUSED = [
         ("shaw", "key_table")]),
         ("linformer", "key_projection"), ("performer", "projection"), ("image_1d", "memory"),
         ("image_2d", "flange"), ("axial", "axis")]),
+        ("linformer", "key_projection"), ("memory_compressed", "key_kernel"), ("performer", "projection")]),
 ]
 
 
@@ -428,6 +533,15 @@ def label(entry):
 
 @pytest.mark.parametrize("call, error, words", [pytest.param(*entry, id=label(entry)) for entry in TABLE])
 def test_bad_input(package, call, error, words):
+    refuses(package, call, error, words)
+
+
+@pytest.mark.parametrize("call, error, words", [pytest.param(*entry, id=label(entry)) for entry in REFERENCE])
+def test_bad_input_of_the_specification_alone(call, error, words):
+    refuses(xfref, call, error, words)
+
+
+def refuses(package, call, error, words):
     with pytest.raises(error) as caught:
         run(package, call)
     message = str(caught.value)

@@ -41,6 +41,9 @@ def keywords(call, arrays, prefix=""):
 def attention_paper(package, paper, arrays, call):
     function = getattr(package, call.pop("function", paper))
     args, place = [arrays[name] for name in call.pop("inputs", "qkv")], call.pop("result", None)
+    name = call.pop("function", paper)
+    function = getattr(package, name, None) or getattr(xfref, name)
+    args = [arrays[name] for name in call.pop("inputs", "qkv")]
     if function.__name__.endswith("_step"):
         return in_uneven_steps(function, args, call)
     out = function(*args, **call)
@@ -57,11 +60,14 @@ def in_uneven_steps(function, args, call):
 
 def block(package, arrays, call):
     """A block of xfref around the attention of either package."""
-    name, inputs, weights = (call.pop(key) for key in ("function", "inputs", "weights"))
+    name, inputs, keys = (call.pop(key) for key in ("function", "inputs", "weights"))
     inputs = [arrays[x] for x in inputs]
     if name == "layer_norm":
         return package.layer_norm(*inputs)
-    weights = {x: arrays[f"weights/{x}"] for x in weights}
+    weights = {}  # one dict, or one for each name before a slash
+    for key in keys:
+        part, _, own = key.rpartition("/")
+        weights.setdefault(part, {})[own] = arrays[f"weights/{key}"]
     if name == "feed_forward":
         return xfref.feed_forward(*inputs, weights)
     attend = functools.partial(getattr(package, ATTEND.get(name, "attention")),
@@ -71,6 +77,9 @@ def block(package, arrays, call):
     attention = package.axial if name == "axial_transformer" else package.attention
     attend = functools.partial(attention, **keywords(call.pop("attend", {}), arrays, "attend/"))
     return getattr(xfref, name)(*inputs, weights, attend=attend, **keywords(call, arrays))
+        return xfref.feed_forward(*inputs, *weights.values())
+    attend = functools.partial(package.attention, **keywords(call.pop("attend", {}), arrays, "attend/"))
+    return getattr(xfref, name)(*inputs, *weights.values(), attend=attend, **call)
 
 
 def close(got, want, arrays, what):
@@ -94,6 +103,7 @@ def test_golden(package, paper, case):
         out = transformer_part(package, arrays, call)
     if "inputs" in call:
         out = block(package, arrays, call)
+        out = block(package, arrays, keywords(call, arrays))
     else:
         out = attention_paper(package, paper, arrays, keywords(call, arrays))
         if "lse" in arrays:
@@ -115,6 +125,8 @@ def test_every_function_has_golden_numbers():
     wanted -= {"softmax", "layer_norm", "attention_lse", "merge", "patterns"}  # in attention.npz, or laws
     assert wanted <= found, f"no golden numbers: {sorted(wanted - found)}"
     assert {"multi_head", "encoder_block", "axial_transformer"} <= found
+    assert wanted <= papers, f"no golden numbers: {sorted(wanted - papers)}"
+    assert {"transformer", "set_transformer"} <= papers
 
 
 def test_every_array_of_the_files_is_used():

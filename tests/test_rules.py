@@ -84,6 +84,10 @@ ETC_BIASES = [("etc, biased", name) for name in ("long_bias", "long_to_global_bi
                                          ("performer", "projection"), ("shaw, values", "key_table"),
                                          ("shaw, values", "value_table"),
                                          ("adaptive_span, positions", "position_keys")])
+@pytest.mark.parametrize("label, name", [
+    ("linformer", "key_projection"), ("linformer", "value_projection"), ("memory_compressed", "key_kernel"),
+    ("memory_compressed", "value_kernel"), ("memory_compressed, null slot", "null_key"),
+    ("memory_compressed, null slot", "null_value"), ("performer", "projection")])
 def test_every_array_parameter_is_lead_and_own_axes(package, label, name, rng):
     args, options = inputs(label, rng)
     for lead in ((3,), (2, 1), (1, 3), (2, 3), (1,)):
@@ -463,6 +467,9 @@ PARAMETERS = [("linformer", "key_projection"), ("linformer", "value_projection")
               ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
               ("adaptive_span, per token", "span"), ("adaptive_span, positions", "position_keys"),
               ("shaw, values", "key_table"), ("shaw, values", "value_table")]
+              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
+              ("memory_compressed", "key_kernel"), ("memory_compressed", "value_kernel"),
+              ("memory_compressed, null slot", "null_key"), ("memory_compressed, null slot", "null_value")]
 
 
 @pytest.mark.parametrize("label, name", PARAMETERS)
@@ -591,3 +598,17 @@ def test_weights_of_a_block_are_one_plain_dict_of_arrays_whose_keys_its_docstrin
             missing = {name: x for name, x in weights.items() if name != key}
             with pytest.raises(ValueError, match=f"weights needs the key '{key}'"):
                 block(*args, missing, **options)
+    parts = {xfref.encoder_block: (xfref.multi_head, xfref.feed_forward), xfref.pma: (xfref.mab,)}
+    for block, inputs, weights in [(xfref.multi_head, 2, xfref.multi_head_weights(rng, 4)),
+                                   (xfref.feed_forward, 1, xfref.feed_forward_weights(rng, 4, 6)),
+                                   (xfref.encoder_block, 1, xfref.encoder_block_weights(rng, 4, 6)),
+                                   (xfref.mab, 2, xfref.mab_weights(rng, 4)),
+                                   (xfref.pma, 2, xfref.pma_weights(rng, 4))]:
+        assert type(weights) is dict and all(type(x) is np.ndarray for x in weights.values())
+        text = "".join(x.__doc__ for x in (block, *parts.get(block, ())))
+        for key in weights:
+            assert key in text, f"{block.__name__} does not list {key}"
+            missing = {name: x for name, x in weights.items() if name != key}
+            heads = {} if block is xfref.feed_forward else dict(heads=2)
+            with pytest.raises(ValueError, match=f"weights needs the key '{key}'"):
+                block(*[np.zeros((3, 4))] * inputs, missing, **heads)

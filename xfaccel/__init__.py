@@ -18,6 +18,8 @@ from xfaccel.fixed.star import star_ring
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
 from xfaccel.lowrank.linformer import linformer
+from xfaccel.lowrank.memory_compressed import memory_compressed
+from xfaccel.lowrank.synthesizer import synthesizer
 
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
@@ -29,5 +31,6 @@ __all__ = [
     "adaptive_span", "shaw",                                                            # terms by distance
     "block_local", "sliding_window", "longformer", "image_1d", "image_2d", "axial",     # fixed patterns
     "linformer",                                                                        # low rank
+    "linformer", "synthesizer", "memory_compressed",                                    # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

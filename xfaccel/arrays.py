@@ -110,7 +110,7 @@ def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, 
     return n, m
 
 
-def leading(*arrays: Array) -> tuple[int, ...]:
+def leading(*arrays: Array, names: str = "q, k and v") -> tuple[int, ...]:
     """The common leading axes of arrays of shape (...,length,width). Raises ValueError if there are none."""
     leads = [x.shape[:-2] for x in arrays]
     if leads.count(leads[0]) == len(leads):
@@ -118,7 +118,7 @@ def leading(*arrays: Array) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*leads)
     except ValueError:
-        raise ValueError("the leading axes of q, k and v do not broadcast: got the shapes "
+        raise ValueError(f"the leading axes of {names} do not broadcast: got the shapes "
                          + ", ".join(str(x.shape) for x in arrays)) from None
 
 
@@ -145,16 +145,20 @@ def scale_or_default(scale: float | None, q: Array, *, positive: bool = False) -
     return number("scale", scale, positive=positive)
 
 
-def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None = None) -> None:
-    """Raise TypeError unless `x` is a float array (of `dtype`), ValueError if it has under `least` axes."""
+def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None = None,
+                like: str = "q") -> None:
+    """Raise TypeError unless `x` is a float array (of `dtype`), ValueError if it has under `least` axes.
+
+    `like` names the array whose type `dtype` is.
+    """
     if type(x) is not np.ndarray:
         raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
     if x.dtype.char not in "fd" or not x.dtype.isnative:
         raise TypeError(f"{name} needs float32 or float64 in native byte order, got {x.dtype}; "
                         f"convert with {name}.astype(numpy.float32)")
     if dtype is not None and x.dtype != dtype:
-        raise TypeError(f"{name} needs the dtype of q, {dtype}, got {x.dtype}; "
-                        f"convert with {name}.astype(q.dtype)")
+        raise TypeError(f"{name} needs the dtype of {like}, {dtype}, got {x.dtype}; "
+                        f"convert with {name}.astype({like}.dtype)")
     if x.ndim < least:
         raise ValueError(f"{name} needs at least {least} axes, got the shape {x.shape}")
 

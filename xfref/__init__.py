@@ -22,6 +22,15 @@ from xfref.fixed.star import star_ring, star_transformer, star_transformer_weigh
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
 from xfref.lowrank.linformer import linformer, pooling_projection
+from xfref.lowrank.memory_compressed import memory_compressed
+from xfref.lowrank.set_transformer import isab, mab, mab_weights, pma, pma_weights, sab
+from xfref.lowrank.synthesizer import (
+    dense_logits,
+    factorized_dense_logits,
+    factorized_random_logits,
+    random_logits,
+    synthesizer,
+)
 from xfref.transformer import (
     encoder_block,
     encoder_block_weights,
@@ -46,6 +55,9 @@ __all__ = [
     "block_local", "sliding_window", "longformer", "image_1d", "image_2d",              # fixed patterns
     "axial", "axial_transformer", "axial_transformer_weights",
     "linformer", "pooling_projection",                                                  # low rank
+    "synthesizer", "dense_logits", "factorized_dense_logits", "random_logits",
+    "factorized_random_logits", "memory_compressed",
+    "mab", "sab", "isab", "pma", "mab_weights", "pma_weights",
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",
     "lra",                                                                              # Long Range Arena

@@ -75,7 +75,7 @@ def multi_head(x: Array, context: Array, weights: Mapping[str, Array], *, heads:
     Cost: O((n + m) w^2) and the cost of `attend`.
     """
     check_array("x", x, least=2)
-    check_array("context", context, least=2, dtype=x.dtype)
+    check_array("context", context, least=2, dtype=x.dtype, like="x")
     width = x.shape[-1]
     if width % count("heads", heads):
         raise ValueError(f"heads needs to divide the width {width}, got {heads}")

@@ -1,9 +1,11 @@
-"""Low rank: all keys in a few slots."""
+"""Low rank: all keys in a few slots, or weights of low rank that no keys are needed for."""
 
 from . import measure
-from .measure import Variant, normal
+from .measure import HEADS, WIDTH, Variant, normal
 
 SLOTS = 256
+RANK = 8       # of the logits of a synthesizer
+STRIDE = 3     # of memory-compressed attention
 
 
 def _projections(n):
@@ -11,8 +13,21 @@ def _projections(n):
     return dict(key_projection=key_projection, value_projection=value_projection)
 
 
+def _values_and_logits(n):
+    r1, r2 = normal(2, HEADS, n, RANK)
+    return normal(HEADS, n, WIDTH), r1 @ r2.swapaxes(-1, -2)
+
+
+def _kernels(n):
+    key_kernel, value_kernel = normal(2, STRIDE, WIDTH, WIDTH) / (STRIDE * WIDTH) ** 0.5
+    return dict(key_kernel=key_kernel, value_kernel=value_kernel)
+
+
 VARIANTS = {
     "linformer": Variant("linformer", _projections),
+    "synthesizer": Variant("synthesizer", arguments=_values_and_logits),
+    "memory_compressed": Variant("memory_compressed", _kernels),
+    "memory_compressed, causal": Variant("memory_compressed", lambda n: _kernels(n) | dict(causal=True)),
 }
 
 time_lowrank, track_lowrank_workspace, track_lowrank_error, track_lowrank_ratio = measure.benchmarks(

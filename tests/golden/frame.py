@@ -35,6 +35,9 @@ PEERS = {  # the versions and licences that this script was written against
     "tensor2tensor": ("git bafdc1b", "Apache-2.0"),
     "google-research": ("git 0c1bbe5", "Apache-2.0"),
     "axial-attention": ("0.6.1", "MIT"),
+    "memory-compressed-attention": ("0.0.7", "MIT"),
+    "set_transformer": ("git 73432c6", "MIT"),
+    "torch-geometric": ("2.8.1", "MIT"),
 }
 LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a checkout
     "bigbird/bigbird_attention.py":
@@ -45,6 +48,8 @@ LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a check
         "ea5c6b38014670e4bf38792255b8d392725ce816db46f61fc799686a0e752c3d",
     "sparse_transformer/sparse_attention.py":
         "d60ac834b14d110fc03ed548838c1374e1c583c22c2bab3c7bf597b728d89b66",
+    "synthesizer/synthesizer_attention.py":
+        "839bb0bc349155aba77e6e1e9f66a8926d9494cff53b971a95cc4bec12797c78",
 }
 
 DOUBLE = (5e-14, "float64 throughout: the rounding of both sides, values of order one")
