@@ -7,12 +7,15 @@ from xfaccel.fixed.longformer import longformer
 from xfaccel.fixed.sliding_window import sliding_window
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
+from xfaccel.learned.routing import routing, routing_clusters
+from xfaccel.learned.sinkhorn import sinkhorn, sinkhorn_cut, sinkhorn_sort
 from xfaccel.lowrank.linformer import linformer
 
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "routing_clusters", "routing", "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",          # learned patterns
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

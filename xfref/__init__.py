@@ -11,6 +11,8 @@ from xfref.fixed.longformer import longformer
 from xfref.fixed.sliding_window import sliding_window
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
+from xfref.learned.routing import routing, routing_clusters, update_centroids
+from xfref.learned.sinkhorn import sinkhorn, sinkhorn_cut, sinkhorn_sort
 from xfref.lowrank.linformer import linformer, pooling_projection
 from xfref.transformer import (
     encoder_block,
@@ -28,6 +30,8 @@ __all__ = [
     "sinusoidal_positions", "multi_head", "multi_head_weights", "feed_forward",         # around attention
     "feed_forward_weights", "encoder_block", "encoder_block_weights",
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "routing_clusters", "update_centroids", "routing",                                  # learned patterns
+    "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",
