@@ -71,7 +71,8 @@ def test_leading_axes_broadcast_by_numpys_rules(package, label, rng):
 
 
 @pytest.mark.parametrize("label, name", [("linformer", "key_projection"), ("linformer", "value_projection"),
-                                         ("performer", "projection")])
+                                         ("performer", "projection"), ("sinkhorn", "sort"),
+                                         ("sinkhorn_cut", "sort")])
 def test_every_array_parameter_is_lead_and_own_axes(package, label, name, rng):
     args, options = inputs(label, rng)
     for lead in ((3,), (2, 1), (1, 3), (2, 3), (1,)):
@@ -437,7 +438,8 @@ def test_q_k_v_share_one_float_dtype(package, label, rng):
 
 
 PARAMETERS = [("linformer", "key_projection"), ("linformer", "value_projection"), ("performer", "projection"),
-              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias")]
+              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
+              ("sinkhorn", "sort"), ("sinkhorn_cut", "sort")]
 
 
 @pytest.mark.parametrize("label, name", PARAMETERS)

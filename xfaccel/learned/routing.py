@@ -70,6 +70,8 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
         seen = seen & gather(check_key_mask(key_mask, k, lead)[..., None, :, None], keys)[..., 0]
     own_q, own_k, own_v = (gather(distinct(x)[..., None, :, :], rows)
                            for x, rows in ((q, queries), (k, keys), (v, keys)))
+    wide = np.broadcast_shapes(own_q.shape[:-2], seen.shape[:-1])  # a mask may tell apart what q and k repeat
+    own_q = np.broadcast_to(own_q, (*wide, *own_q.shape[-2:]))
     out, lse = attention_lse(own_q, own_k, own_v, mask=_past(queries, keys, n, m) if causal else None,
                              key_mask=as_key_mask(seen, own_k), scale=scale)
     mean = _scatter_mean(out, ~np.isneginf(lse), queries, n)
