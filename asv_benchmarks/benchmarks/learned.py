@@ -30,7 +30,8 @@ def _sort(n):
 
 
 VARIANTS = {
-    "routing_clusters": Variant("routing_clusters", lambda n: dict(size=round(n**0.5)), _tokens_and_centroids),
+    "routing_clusters": Variant("routing_clusters", lambda n: dict(size=round(n**0.5)),
+                                _tokens_and_centroids),
     "routing": Variant("routing", _routes),
     "routing, causal": Variant("routing", lambda n: _routes(n) | dict(causal=True)),
     "sinkhorn_sort": Variant("sinkhorn_sort", lambda n: dict(iterations=8),

@@ -20,6 +20,7 @@ from xfref.core import (
     check_key_mask,
     check_shape,
     count,
+    hide_keys,
     leading,
     lengths,
     number,
@@ -102,7 +103,7 @@ def routing(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, query_clusters: np.n
     to `causal` or `key_mask`, does not count.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(C w u (d + e)), O(n^1.5 (d + e)) for sqrt(n) clusters of sqrt(n); here O(C n m (d + e)).
+    Cost: O(C w u (d + e)), which is O(n^1.5 (d + e)) for sqrt(n) clusters of sqrt(n).
 
     >>> v = np.array([[0.0], [2.0], [6.0]])
     >>> clusters = np.array([[0, 1], [1, 2]])
@@ -114,24 +115,33 @@ def routing(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, query_clusters: np.n
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)
     check_key_mask(key_mask, k, lead)
-    query_in = _members("query_clusters", query_clusters, n, lead)
-    key_in = _members("key_clusters", key_clusters, m, lead)
-    if query_in.shape[-2] != key_in.shape[-2]:
+    query_clusters = _ascending("query_clusters", query_clusters, n, lead)
+    key_clusters = _ascending("key_clusters", key_clusters, m, lead)
+    if query_clusters.shape[-2] != key_clusters.shape[-2]:
         raise ValueError(f"query_clusters and key_clusters need the same number of clusters, "
-                         f"got {query_in.shape[-2]} and {key_in.shape[-2]}")
+                         f"got {query_clusters.shape[-2]} and {key_clusters.shape[-2]}")
+    q, k, v = (np.broadcast_to(x, (*lead, *x.shape[-2:]))
+               for x in (q, hide_keys(k, key_mask), hide_keys(v, key_mask)))
+    present = np.broadcast_to(True if key_mask is None else key_mask, (*lead, m))
     total, number_of = np.zeros((*lead, n, v.shape[-1]), q.dtype), np.zeros((*lead, n, 1), q.dtype)
-    for c in range(query_in.shape[-2]):
-        same_cluster = query_in[..., c, :, None] & key_in[..., c, None, :]
-        out, lse = attention_lse(q, k, v, mask=same_cluster, key_mask=key_mask, causal=causal, scale=scale)
-        total += out
-        number_of += ~np.isneginf(lse)[..., None]
+    for c in range(query_clusters.shape[-2]):
+        queries, keys = query_clusters[..., c, :, None], key_clusters[..., c, :, None]  # (...,w,1), (...,u,1)
+        listed_first = np.diff(keys[..., 0], axis=-1, prepend=-1) > 0
+        seen = (listed_first & np.take_along_axis(present, keys[..., 0], axis=-1))[..., None, :]
+        if causal:
+            seen = seen & (keys.swapaxes(-1, -2) <= queries + m - n)
+        gathered = (np.take_along_axis(x, rows, axis=-2)
+                    for x, rows in ((q, queries), (k, keys), (v, keys)))
+        out, lse = attention_lse(*gathered, mask=seen, scale=scale)
+        for sums, rows in ((total, out), (number_of, ~np.isneginf(lse)[..., None])):
+            scattered = np.zeros_like(sums)
+            np.put_along_axis(scattered, queries, rows, axis=-2)
+            sums += scattered
     return total / np.maximum(number_of, 1)
 
 
-def _members(name: str, clusters: np.ndarray, size: int, lead: tuple[int, ...]) -> np.ndarray:
-    """(...,C,size) booleans: which rows each cluster holds."""
+def _ascending(name: str, clusters: np.ndarray, size: int, lead: tuple[int, ...]) -> np.ndarray:
+    """The clusters (lead...,C,w), the rows of each in ascending order."""
     rows = indices_in(name, clusters, size)
     check_shape(name, rows.shape, (None, None), lead)
-    member = np.zeros((*rows.shape[:-1], size), bool)
-    np.put_along_axis(member, rows, True, axis=-1)
-    return member
+    return np.sort(np.broadcast_to(rows, (*lead, *rows.shape[-2:])), axis=-1)

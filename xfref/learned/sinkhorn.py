@@ -74,7 +74,7 @@ def sinkhorn(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, sort: np.ndarray, b
     from u on, and later keys of the own block.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (block + N) (d + e)); here O(n^2 (d + e)).
+    Cost: O(n (block + N) (d + e)) for N blocks.
 
     >>> v = np.array([[0.0], [2.0], [4.0], [6.0]])
     >>> swap = np.array([[0.0, 1.0], [1.0, 0.0]])
@@ -87,14 +87,11 @@ def sinkhorn(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, sort: np.ndarray, b
     block, sort, k, v, present = _prepared(q, k, v, sort, block, key_mask)
     if causal:
         sort = np.tril(sort, -1)
-    sorted_k, sorted_v, sorted_present = _sorted(sort, k, v, present, block)
-    n, slots = k.shape[-2], sorted_k.shape[-2]
-    own_block = np.arange(n)[:, None] // block == np.arange(slots) // block  # (n,slots)
-    seen = np.concatenate([own_block & sorted_present[..., None, :],
-                           own_block[:, :n] & present[..., None, :]], axis=-1)
+    parts = zip(_sorted(sort, k, v, present), (k, v, present), strict=True)
     # the own keys come last, so that `causal` cuts among them and leaves the sorted ones alone
-    return attention(q, np.concatenate([sorted_k, k], axis=-2), np.concatenate([sorted_v, v], axis=-2),
-                     mask=seen, causal=causal, scale=scale)
+    k, v, present = (np.concatenate(pair, axis=-2) for pair in parts)
+    out = attention(_in_blocks(q, block), k, v, mask=present.swapaxes(-1, -2), causal=causal, scale=scale)
+    return _joined(out)[..., :q.shape[-2], :]
 
 
 def sinkhorn_cut(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, sort: np.ndarray, block: int, keep: int,
@@ -107,7 +104,7 @@ def sinkhorn_cut(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, sort: np.ndarra
     there are fewer than `keep` blocks, all are kept. There is no causal form: a sorted block mixes all.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (keep block + keep) (d + e)); here O(n (keep block + N) (d + e)).
+    Cost: O(n keep (block + 1) (d + e)).
 
     >>> v = np.array([[0.0], [2.0], [4.0], [6.0]])
     >>> swap = np.array([[0.0, 1.0], [1.0, 0.0]])
@@ -115,10 +112,9 @@ def sinkhorn_cut(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, sort: np.ndarra
     array([5.])
     """
     keep = count("keep", keep)
-    block, sort, k, v, present = _prepared(q, k, v, sort, block, key_mask)
-    k, v, present = _sorted(sort, k, v, present, block)
-    kept = keep * block
-    return attention(q, k[..., :kept, :], v[..., :kept, :], mask=present[..., None, :kept], scale=scale)
+    _, sort, k, v, present = _prepared(q, k, v, sort, block, key_mask)
+    k, v, present = (_joined(x) for x in _sorted(sort[..., :keep, :], k, v, present))
+    return attention(q, k, v, mask=present.swapaxes(-1, -2), scale=scale)
 
 
 def _normalised(s: np.ndarray, axis: int) -> np.ndarray:
@@ -131,30 +127,38 @@ def _normalised(s: np.ndarray, axis: int) -> np.ndarray:
 
 def _prepared(q: np.ndarray, k: np.ndarray, v: np.ndarray, sort: np.ndarray, block: int,
               key_mask: np.ndarray | None) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The checked block, and sort, keys, values and who is present with all leading axes; padding is zero."""
+    """The checked block and sort; keys, values and who is present, each (...,N,block,.) with zeros for padding.
+    """
     n, _ = lengths(q, k, v, equal=True)
     lead = leading(q, k, v)
     check_key_mask(key_mask, k, lead)
     block = min(count("block", block), max(n, 1))
-    blocks = -(-n // block)
-    sort = parameter("sort", sort, q.dtype, own=(blocks, blocks), lead=lead)
-    k, v = (np.broadcast_to(hide_keys(x, key_mask), (*lead, n, x.shape[-1])) for x in (k, v))
-    present = np.broadcast_to(True if key_mask is None else key_mask, (*lead, n))
-    return block, np.broadcast_to(sort, (*lead, blocks, blocks)), k, v, present
+    sort = parameter("sort", sort, q.dtype, own=(-(-n // block),) * 2, lead=lead)
+    present = hide_keys(np.ones((n, 1), bool), key_mask)
+    k, v, present = (_in_blocks(np.broadcast_to(x, (*lead, *x.shape[-2:])), block)
+                     for x in (hide_keys(k, key_mask), hide_keys(v, key_mask), present))
+    return block, sort, k, v, present
 
 
-def _sorted(sort: np.ndarray, k: np.ndarray, v: np.ndarray, present: np.ndarray,
-            block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keys and values of the sorted blocks, (...,N block,.), and which of their slots are visible."""
-    blocks = sort.shape[-1]
+def _sorted(sort: np.ndarray, k: np.ndarray, v: np.ndarray,
+            present: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sorted blocks of keys and values, and which of their slots are visible: a block per row of `sort`."""
     top = sort.max(axis=-1, keepdims=True, initial=0)
     largest = (sort == top) & (top > 0)
     largest &= largest.cumsum(axis=-1) == 1  # the first of equals
-    mixed, lead = [], sort.shape[:-2]
-    for mix, x in ((sort, k), (sort, v), (largest, present[..., None])):
-        n, width = x.shape[-2:]
-        whole = np.zeros((*lead, blocks * block, width), x.dtype)
-        whole[..., :n, :] = x
-        in_blocks = mix @ whole.reshape(*lead, blocks, block * width)  # k'_u = sum_v sort_uv k_v
-        mixed.append(in_blocks.reshape(whole.shape))
-    return mixed[0], mixed[1], mixed[2][..., 0]
+    mixed = "...uv,...vtw->...utw"  # k'_u = sum_v sort_uv k_v
+    return tuple(np.einsum(mixed, weights, x) for weights, x in ((sort, k), (sort, v), (largest, present)))
+
+
+def _in_blocks(x: np.ndarray, block: int) -> np.ndarray:
+    """(...,n,w) as (...,N,block,w), the last block filled up with zeros."""
+    *lead, n, width = x.shape
+    blocks = -(-n // block)
+    tail = np.zeros((*lead, blocks * block - n, width), x.dtype)
+    return np.concatenate([x, tail], axis=-2).reshape(*lead, blocks, block, width)
+
+
+def _joined(x: np.ndarray) -> np.ndarray:
+    """(...,N,block,w) as (...,N block,w)."""
+    *lead, blocks, block, width = x.shape
+    return x.reshape(*lead, blocks * block, width)
