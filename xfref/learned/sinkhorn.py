@@ -127,8 +127,7 @@ def _normalised(s: np.ndarray, axis: int) -> np.ndarray:
 
 def _prepared(q: np.ndarray, k: np.ndarray, v: np.ndarray, sort: np.ndarray, block: int,
               key_mask: np.ndarray | None) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The checked block and sort; keys, values and who is present, each (...,N,block,.) with zeros for padding.
-    """
+    """The checked block and sort; keys, values and who is present, (...,N,block,.), with zeros for padding."""
     n, _ = lengths(q, k, v, equal=True)
     lead = leading(q, k, v)
     check_key_mask(key_mask, k, lead)
@@ -142,7 +141,7 @@ def _prepared(q: np.ndarray, k: np.ndarray, v: np.ndarray, sort: np.ndarray, blo
 
 def _sorted(sort: np.ndarray, k: np.ndarray, v: np.ndarray,
             present: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The sorted blocks of keys and values, and which of their slots are visible: a block per row of `sort`."""
+    """The sorted blocks of keys and values, and which of their slots are visible: one per row of `sort`."""
     top = sort.max(axis=-1, keepdims=True, initial=0)
     largest = (sort == top) & (top > 0)
     largest &= largest.cumsum(axis=-1) == 1  # the first of equals
