@@ -109,6 +109,21 @@ def with_global_tokens(function, q, k, v, *, global_q, global_k, global_v, seen=
 def random_blocks(rng, n, block, r=2, lead=()):
     number = -(-n // block)
     return dict(block=block, random_blocks=rng.integers(0, max(number, 1), (*lead, number, r)))
+def some_clusters(rng, n, number=3, lead=()):
+    """Overlapping clusters of half of n rows, every row in at least one: (lead..., number, ceil(n/2))."""
+    order = rng.permuted(np.broadcast_to(np.arange(n), (*lead, n)), axis=-1)
+    places = (n * np.arange(number)[:, None] // number + np.arange(-(-n // 2))) % max(n, 1)
+    return np.sort(order[..., places], axis=-1)
+
+
+def routes(rng, n, m, number=3, lead=()):
+    return dict(query_clusters=some_clusters(rng, n, number, lead),
+                key_clusters=some_clusters(rng, m, number, lead))
+
+
+def block_sort(rng, n, block, lead=()):
+    """A mixture of blocks of n tokens, whose rows do not sum to 1."""
+    return dict(sort=rng.random((*lead, -(-n // block), -(-n // block))), block=block)
 
 
 def some_of(m, *wanted):
@@ -177,6 +192,12 @@ VARIANTS = {
                      by_distance=False),
     "axial, columns": Variant("axial", lambda rng, n, m, d, e: dict(shape=grid_of(n)[::-1], axis=-2),
                               lengths="equal", by_distance=False),
+    "routing": Variant("routing", lambda rng, n, m, d, e: routes(rng, n, m), sees_itself=False,
+                       per_query=True, by_distance=False),
+    "sinkhorn": Variant("sinkhorn", lambda rng, n, m, d, e: block_sort(rng, m, 4), lengths="equal",
+                        by_key=False, by_distance=False),
+    "sinkhorn_cut": Variant("sinkhorn_cut", lambda rng, n, m, d, e: block_sort(rng, m, 4) | dict(keep=2),
+                            causal=False, lengths="equal", by_key=False, by_distance=False),
     "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
                          by_key=False),
     # a key mask has the axes of v: there is no k, whose axes these cases count
@@ -679,6 +700,69 @@ SPECIAL = [
         shape=(1, 80, 3), axis=1, causal=True)),
     special("axial", "key mask, one K/V head", Shape(20, 20, q=(2, 3), k=(2, 1)), lambda rng: dict(
         shape=(4, 5), axis=0, causal=True, key_mask=rng.random((2, 1, 20)) < 0.7, scale=0.4)),
+    # clusters
+    free("routing_clusters", "nearest", lambda rng: (
+        (rng.standard_normal((2, 3, 20, 4)), rng.standard_normal((5, 4)), 6), {})),
+    free("routing_clusters", "centroids per head", lambda rng: (
+        (rng.standard_normal((2, 3, 20, 4)), rng.standard_normal((3, 5, 4))), dict(size=1))),
+    free("routing_clusters", "many level with each other", lambda rng: (
+        (rng.integers(-1, 2, (3, 20, 2)).astype(float), rng.integers(-1, 2, (6, 2)).astype(float), 9), {})),
+    free("routing_clusters", "NaN comes last", lambda rng: (
+        (np.where(np.arange(20)[:, None] % 3, rng.standard_normal((2, 20, 4)), np.nan),
+         rng.standard_normal((5, 4)), 15), {})),
+    free("routing_clusters", "more than all", lambda rng: (
+        (rng.standard_normal((3, 7, 4)), rng.standard_normal((2, 4)), 9), {})),
+    free("routing_clusters", "no tokens", lambda rng: ((np.zeros((3, 0, 4)), rng.random((2, 4)), 9), {})),
+    free("routing_clusters", "no centroids", lambda rng: ((np.zeros((3, 7, 4)), rng.random((0, 4)), 5), {})),
+    special("routing", "clusters per head", Shape(13, 20), lambda rng: routes(rng, 13, 20, lead=(3,))),
+    special("routing", "clusters per batch entry, causal", Shape(13, 20), lambda rng: routes(
+        rng, 13, 20, lead=(2, 1)) | dict(causal=True)),
+    special("routing", "clusters of queries per head, causal, one K/V head", Shape(9, 11, k=(2, 1)),
+            lambda rng: dict(query_clusters=some_clusters(rng, 9, lead=(3,)), causal=True,
+                             key_clusters=some_clusters(rng, 11), key_mask=rng.random((2, 1, 11)) < 0.6)),
+    special("routing", "rows listed twice, in any order", Shape(20, 17), lambda rng: dict(
+        query_clusters=rng.integers(0, 20, (4, 9)), key_clusters=rng.integers(0, 17, (4, 8)), causal=True)),
+    special("routing", "rows in no cluster", Shape(13, 13), lambda rng: dict(
+        query_clusters=[[1, 5]], key_clusters=[[0, 7, 12]])),
+    special("routing", "no clusters", Shape(9, 11), lambda rng: dict(
+        query_clusters=np.zeros((0, 4), int), key_clusters=np.zeros((0, 5), int))),
+    special("routing", "clusters of nothing", Shape(9, 11), lambda rng: dict(
+        query_clusters=np.zeros((2, 0), int), key_clusters=np.zeros((2, 3), int), causal=True)),
+    special("routing", "one cluster without keys", Shape(9, 11), lambda rng: dict(
+        query_clusters=[[0, 4, 5]], key_clusters=np.zeros((1, 0), int))),
+    special("routing", "clusters of several tiles", Shape(150, 140, q=(2,), k=(2,)),
+            lambda rng: routes(rng, 150, 140)),
+    special("routing", "clusters of several tiles, causal", Shape(257, 200, q=(2,), k=(1,)),
+            lambda rng: routes(rng, 257, 200, lead=(2,)) | dict(causal=True)),
+    # blocks sorted softly
+    free("sinkhorn_sort", "balanced", lambda rng: ((rng.standard_normal((2, 3, 6, 6)),), dict(iterations=5))),
+    free("sinkhorn_sort", "noise and temperature", lambda rng: (
+        (rng.standard_normal((2, 3, 6, 6)),),
+        dict(iterations=8, temperature=0.75, noise=rng.gumbel(size=(3, 6, 6))))),
+    free("sinkhorn_sort", "causal", lambda rng: (
+        (rng.standard_normal((3, 7, 7)),), dict(iterations=3, causal=True, noise=rng.gumbel(size=(7, 7))))),
+    free("sinkhorn_sort", "hidden pairs", lambda rng: (
+        (scores(rng, 2, 9, 9, hide=0.6),), dict(iterations=4))),
+    free("sinkhorn_sort", "far apart", lambda rng: (
+        (1e3 * rng.standard_normal((6, 6)),), dict(iterations=2))),
+    free("sinkhorn_sort", "one block", lambda rng: ((rng.standard_normal((2, 1, 1)),), dict(iterations=1))),
+    free("sinkhorn_sort", "no blocks", lambda rng: ((np.zeros((2, 0, 0)),), dict(iterations=2, causal=True))),
+    special("sinkhorn", "a sort per head", Shape(19, 19), lambda rng: block_sort(rng, 19, 4, (3,))),
+    special("sinkhorn", "a sort per head, one K/V head, causal", Shape(20, 20, k=(2, 1)), lambda rng:
+            block_sort(rng, 20, 5, (3,)) | dict(causal=True, key_mask=rng.random((2, 1, 20)) < 0.5)),
+    special("sinkhorn", "a sort per batch entry", Shape(12, 12), lambda rng: block_sort(rng, 12, 4, (2, 1))),
+    special("sinkhorn", "a permutation, a row of zeros", Shape(19, 19), lambda rng: dict(
+        sort=np.eye(5)[[4, 0, 3, 2, 1]] * np.array([[1.0], [1], [0], [1], [1]]), block=4)),
+    special("sinkhorn", "blocks of 1", Shape(7, 7), lambda rng: block_sort(rng, 7, 1)),
+    special("sinkhorn", "block above n", Shape(7, 7), lambda rng: block_sort(rng, 7, 100)),
+    special("sinkhorn", "blocks across tiles, causal", Shape(150, 150, q=(2,), k=(2,)), lambda rng:
+            block_sort(rng, 150, 70) | dict(causal=True, key_mask=rng.random(150) < 0.7)),
+    special("sinkhorn_cut", "a sort per head, masked", Shape(19, 19, k=(2, 1)), lambda rng: block_sort(
+        rng, 19, 4, (3,)) | dict(keep=3, key_mask=rng.random((2, 1, 19)) < 0.5)),
+    special("sinkhorn_cut", "more than all blocks", Shape(9, 9), lambda rng: block_sort(
+        rng, 9, 4) | dict(keep=9)),
+    special("sinkhorn_cut", "blocks across tiles", Shape(150, 150, q=(2,), k=(2,)), lambda rng: block_sort(
+        rng, 150, 40) | dict(keep=2)),
     # low rank
     special("linformer", "wider projections", Shape(9, 11), lambda rng: projections(rng, 17)),
     special("linformer", "projections per head", Shape(9, 11), lambda rng: projections(rng, 11, lead=(3,))),

@@ -15,6 +15,8 @@ ROWS = np.ones((6, 4))
 LISTS = np.zeros((9, 2), int)
 KERNEL = np.zeros((3, 4, 4))
 LOGITS = np.zeros((2, 3, 9, 11))
+ROUTES = np.array([[0, 3, 4], [1, 3, 8]])
+SORT = np.ones((3, 3))
 LSE = np.zeros((2, 3, 9))
 OUT = np.zeros((2, 3, 9, 5))
 
@@ -34,6 +36,8 @@ OWN = {  # parameters that a function cannot do without
     "memory_compressed": dict(key_kernel=KERNEL, value_kernel=np.zeros((3, 5, 5))),
     "performer": dict(projection=ROWS),
     "performer_step": dict(projection=ROWS),
+    "routing": dict(query_clusters=ROUTES, key_clusters=ROUTES), "sinkhorn": dict(sort=SORT, block=4),
+    "sinkhorn_cut": dict(sort=SORT, block=4, keep=1),
 }
 # those that are called with q, k and v under these names
 FUNCTIONS = sorted({variant.function for variant in VARIANTS.values() if variant.call is None})
@@ -401,6 +405,53 @@ TABLE = [  # (call, the error, words of its message)
     (on("performer", features=None), ValueError, ["features", "positive", "None"]),
     (on("performer", scale=0), ValueError, ["scale", "positive", "0"]),
     (on("performer", scale=-1.0), ValueError, ["scale", "positive", "-1.0"]),
+    # routing
+    (("routing_clusters", (Q.tolist(), ROWS, 2), {}), TypeError, ["x needs", "list"]),
+    (("routing_clusters", (zeros(4), ROWS, 2), {}), ValueError, ["x needs", "2 axes", "(4,)"]),
+    (("routing_clusters", (Q, zeros(6, 5), 2), {}), ValueError, ["centroids", "4", "(6, 5)"]),
+    (("routing_clusters", (Q, zeros(2, 6, 4), 2), {}), ValueError, ["centroids", "(2, 3)", "(2, 6, 4)"]),
+    (("routing_clusters", (Q, ROWS.tolist(), 2), {}), TypeError, ["centroids", "floats", "list"]),
+    (("routing_clusters", (Q, ROWS, 0), {}), ValueError, ["size", "at least 1", "0"]),
+    (("routing_clusters", (Q, ROWS, 2.0), {}), TypeError, ["size", "integer", "2.0"]),
+    *((on("routing", **{f"{name}_clusters": x}), error, [f"{name}_clusters", *words])
+      for name, size in (("query", 9), ("key", 11)) for x, error, words in [
+        (ROUTES + size - 8, ValueError, [f"0..{size - 1}", str(size)]),
+        (ROUTES - 1, ValueError, [f"0..{size - 1}", "-1"]),
+        (ROUTES.astype(float), TypeError, ["integers", "float64"]),
+        (ROUTES > 2, TypeError, ["integers", "bool"]),
+        (ROUTES[0], ValueError, ["any, any", "(3,)"]),
+        (np.stack([ROUTES, ROUTES]), ValueError, ["(2, 3)", "(2, 2, 3)"]),
+        (ROUTES[:1], ValueError, ["number of clusters", "1", "2"]),
+    ]),
+    # sinkhorn
+    (("sinkhorn_sort", ([[1.0]],), dict(iterations=1)), TypeError, ["logits", "list"]),
+    (("sinkhorn_sort", (zeros(3),), dict(iterations=1)), ValueError, ["logits", "2 axes", "(3,)"]),
+    (("sinkhorn_sort", (zeros(2, 3),), dict(iterations=1)), ValueError, ["logits", "rows", "(2, 3)"]),
+    (("sinkhorn_sort", (SORT,), dict(iterations=0)), ValueError, ["iterations", "at least 1", "0"]),
+    (("sinkhorn_sort", (SORT,), dict(iterations=1.0)), TypeError, ["iterations", "integer", "1.0"]),
+    *((("sinkhorn_sort", (SORT,), dict(iterations=1) | wrong), error, words) for wrong, error, words in [
+        (dict(temperature=0), ValueError, ["temperature", "above 0", "0"]),
+        (dict(temperature=-1.0), ValueError, ["temperature", "above 0", "-1.0"]),
+        (dict(temperature=np.inf), ValueError, ["temperature", "finite", "inf"]),
+        (dict(temperature="1"), TypeError, ["temperature", "number", "str '1'"]),
+        (dict(temperature=True), TypeError, ["temperature", "number", "bool True"]),
+        (dict(noise=zeros(2, 2)), ValueError, ["noise", "3, 3", "(2, 2)"]),
+        (dict(noise=zeros(2, 3, 3)), ValueError, ["noise", "(2, 3, 3)"]),
+        (dict(noise=SORT.tolist()), TypeError, ["noise", "floats", "list"]),
+    ]),
+    *((on(function, **wrong), error, words) for function in ("sinkhorn", "sinkhorn_cut")
+      for wrong, error, words in [
+        (dict(q=Q), ValueError, ["9", "11"]),
+        (dict(block=0), ValueError, ["block", "at least 1", "0"]),
+        (dict(block=2.5), TypeError, ["block", "integer", "2.5"]),
+        (dict(block=3), ValueError, ["sort", "4, 4", "(3, 3)"]),
+        (dict(sort=zeros(3)), ValueError, ["sort", "(3,)"]),
+        (dict(sort=zeros(2, 3, 3)), ValueError, ["sort", "(2, 3)", "(2, 3, 3)"]),
+        (dict(sort=SORT.astype(int)), TypeError, ["sort", "floats", "int64"]),
+        (dict(sort=SORT.tolist()), TypeError, ["sort", "floats", "list"]),
+    ]),
+    (on("sinkhorn_cut", keep=0), ValueError, ["keep", "at least 1", "0"]),
+    (on("sinkhorn_cut", keep=1.0), TypeError, ["keep", "integer", "1.0"]),
     # steps
     *((step(function, **wrong), error, words) for function in STEPS for wrong, error, words in [
         (dict(k=K), ValueError, ["9", "11"]),
@@ -515,6 +566,12 @@ REFUSED = [
         ("linformer", "key_projection"), ("performer", "projection"), ("image_1d", "memory"),
         ("image_2d", "flange"), ("axial", "axis")]),
         ("linformer", "key_projection"), ("memory_compressed", "key_kernel"), ("performer", "projection")]),
+    (on("sinkhorn_cut", causal=True), "causal"),
+    (on("linear_transformer", scale=1.0), "scale"),
+    *(((function, (Q, K, V), {}), missing) for function, missing in [
+        ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
+        ("linformer", "key_projection"), ("performer", "projection"), ("routing", "query_clusters"),
+        ("sinkhorn", "sort"), ("sinkhorn_cut", "keep")]),
 ]
 
 

@@ -121,12 +121,15 @@ def test_golden(package, paper, case):
 
 def test_every_function_has_golden_numbers():
     found = {json.loads(str(read(paper)[case]["call"])).get("function", paper) for paper, case in CASES}
+def test_every_paper_has_golden_numbers():
+    papers = {json.loads(str(read(paper)[case]["call"])).get("function", paper) for paper, case in CASES}
     wanted = {name for name in both_names() if not name.endswith("_step")}
     wanted -= {"softmax", "layer_norm", "attention_lse", "merge", "patterns"}  # in attention.npz, or laws
     assert wanted <= found, f"no golden numbers: {sorted(wanted - found)}"
     assert {"multi_head", "encoder_block", "axial_transformer"} <= found
     assert wanted <= papers, f"no golden numbers: {sorted(wanted - papers)}"
     assert {"transformer", "set_transformer"} <= papers
+    assert "encoder_block" in papers
 
 
 def test_every_array_of_the_files_is_used():

@@ -36,6 +36,7 @@ REF_ONLY = {
     "favor_projection", "pooling_projection",
     "dense_logits", "factorized_dense_logits", "random_logits", "factorized_random_logits",
     "mab", "sab", "isab", "pma", "mab_weights", "pma_weights",
+    "favor_projection", "pooling_projection", "update_centroids",
     "sinusoidal_positions", "feed_forward", "feed_forward_weights", "multi_head", "multi_head_weights",
     "encoder_block", "encoder_block_weights",
     "axial_transformer", "axial_transformer_weights",

@@ -88,6 +88,8 @@ ETC_BIASES = [("etc, biased", name) for name in ("long_bias", "long_to_global_bi
     ("linformer", "key_projection"), ("linformer", "value_projection"), ("memory_compressed", "key_kernel"),
     ("memory_compressed", "value_kernel"), ("memory_compressed, null slot", "null_key"),
     ("memory_compressed, null slot", "null_value"), ("performer", "projection")])
+                                         ("performer", "projection"), ("sinkhorn", "sort"),
+                                         ("sinkhorn_cut", "sort")])
 def test_every_array_parameter_is_lead_and_own_axes(package, label, name, rng):
     args, options = inputs(label, rng)
     for lead in ((3,), (2, 1), (1, 3), (2, 3), (1,)):
@@ -470,6 +472,8 @@ PARAMETERS = [("linformer", "key_projection"), ("linformer", "value_projection")
               ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
               ("memory_compressed", "key_kernel"), ("memory_compressed", "value_kernel"),
               ("memory_compressed, null slot", "null_key"), ("memory_compressed, null slot", "null_value")]
+              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
+              ("sinkhorn", "sort"), ("sinkhorn_cut", "sort")]
 
 
 @pytest.mark.parametrize("label, name", PARAMETERS)

@@ -89,6 +89,23 @@ def _offsets(lead: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, 
     return offsets, address(offsets)
 
 
+def gather(x: Array, rows: Array) -> Array:
+    """The rows (..., r) of x (..., n, width), as (..., r, width); leading axes broadcast."""
+    lead = np.broadcast_shapes(x.shape[:-2], rows.shape[:-1])
+    x, rows = np.broadcast_to(x, (*lead, *x.shape[-2:])), np.broadcast_to(rows, (*lead, rows.shape[-1]))
+    return x[(*(place[..., None] for place in np.ix_(*map(range, lead))), rows)]
+
+
+def distinct(x: Array) -> Array:
+    """`x` (..., n, width) with length 1 on the leading axes that only repeat it, so that copies do not."""
+    return x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.strides[:-2])]
+
+
+def as_key_mask(seen: Array, k: Array) -> Array | None:
+    """`seen` (..., m) as a key mask for `k`, of k.ndim - 1 axes; None if it hides nothing."""
+    return None if seen.all() else seen.reshape((1,) * (k.ndim - 1 - seen.ndim) + seen.shape)
+
+
 def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, int]:
     """The numbers of queries and keys, n and m, of three arrays that fit together.
 
@@ -248,6 +265,17 @@ def grid(shape: object, n: int, axes: int | None = None) -> tuple[int, ...]:
     if math.prod(sides) != n:
         raise ValueError(f"shape needs a product of n = {n}, got {sides} with {math.prod(sides)}")
     return sides
+
+
+def number(name: str, x: object, low: float, high: float = np.inf, *, above: bool = False) -> float:
+    """`x` as a float, low <= x <= high, or low < x if `above`. Raises TypeError or ValueError naming it."""
+    if isinstance(x, bool | np.bool_) or not isinstance(x, Real):
+        raise TypeError(f"{name} needs a number, got {describe(x)}")
+    if not np.isfinite(x) or not low <= x <= high or (above and x == low):
+        bounds = f"above {low}" if above else f"of at least {low}"
+        raise ValueError(f"{name} needs a finite number {bounds}"
+                         f"{'' if high == np.inf else f' and at most {high}'}, got {x}")
+    return float(x)
 
 
 def describe(x: object) -> str:

@@ -6,6 +6,7 @@ kept by their arguments: asking for the same one again costs nothing.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -172,6 +173,36 @@ def first_cell(stride: int, summary: int, sub_block: int | Array) -> Array:
         raise ValueError(f"(sub_block + 1) * summary needs to be at most stride = {stride}, "
                          f"got sub_block = {sub_block.max()} and summary = {summary}")
     return stride - (sub_block + 1) * summary
+
+
+def prefixes(stops: Array, m: int) -> Pattern:
+    """Query i sees the keys 0 .. stops[..., i] - 1, where stops (..., n) do not descend along the queries.
+
+    Made without the loop over tiles that other patterns take: a list that no second call will ask for.
+    """
+    n, planes = stops.shape[-1], math.prod(stops.shape[:-1])
+    slots = -(-n // tiles.TILE)
+    flat = stops.reshape(planes, n)
+    # lanes beyond the last query repeat it, as the engine does
+    lanes = np.concatenate([flat, flat[:, -1:].repeat(slots * tiles.TILE - n, axis=1)], axis=1)
+    lanes = lanes.reshape(planes * slots, tiles.TILE)
+    # all lanes see the keys before `low`; each key from there to `high` has a word with bits of late lanes
+    tile, low, high = np.arange(planes * slots), lanes[:, 0], lanes[:, -1]
+    words = high - low
+    begin, owner = np.cumsum(words) - words, tile.repeat(words)
+    key = np.arange(len(owner)) + (low - begin)[owner]
+    lift = (m + 1) * tile  # makes one ascending list of all tiles
+    early = np.searchsorted((lanes + lift[:, None]).ravel(), key + lift[owner], side="right")
+    masks = np.int64(-1) << early - tiles.TILE * owner
+    first, one, wide = tile % max(slots, 1) * tiles.TILE, np.ones_like(tile), np.full_like(tile, tiles.WIDE)
+    count = np.minimum(n - first, tiles.TILE)
+    segments = np.stack([0 * tile, one, low, -wide, wide, -one, low, one, words, -wide, wide, begin], axis=-1)
+    parts = [np.ascontiguousarray(part, np.int64) for part in (
+        slots * np.arange(planes + 1), np.stack([first, one, count], axis=-1), 2 * np.arange(len(tile) + 1),
+        segments.reshape(-1, 6), masks)]
+    listed = tiles.TileList(*parts, tuple(part.ctypes.data for part in parts), slots,
+                            tiles.TILE * int(high.sum()))
+    return Pattern(np.zeros_like(stops)[..., None], stops[..., None], m, listed)
 
 
 def indices_in(name: str, x: object, size: int) -> Array:

@@ -21,6 +21,8 @@ from xfref.fixed.sparse_transformer import sparse_fixed, sparse_strided
 from xfref.fixed.star import star_ring, star_transformer, star_transformer_weights
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
+from xfref.learned.routing import routing, routing_clusters, update_centroids
+from xfref.learned.sinkhorn import sinkhorn, sinkhorn_cut, sinkhorn_sort
 from xfref.lowrank.linformer import linformer, pooling_projection
 from xfref.lowrank.memory_compressed import memory_compressed
 from xfref.lowrank.set_transformer import isab, mab, mab_weights, pma, pma_weights, sab
@@ -54,6 +56,8 @@ __all__ = [
     "adaptive_span", "dynamic_span", "span_penalty", "shaw",                            # terms by distance
     "block_local", "sliding_window", "longformer", "image_1d", "image_2d",              # fixed patterns
     "axial", "axial_transformer", "axial_transformer_weights",
+    "routing_clusters", "update_centroids", "routing",                                  # learned patterns
+    "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",
     "linformer", "pooling_projection",                                                  # low rank
     "synthesizer", "dense_logits", "factorized_dense_logits", "random_logits",
     "factorized_random_logits", "memory_compressed",

@@ -369,6 +369,17 @@ def grid(shape: object, n: int, axes: int | None = None) -> tuple[int, ...]:
     return sides
 
 
+def number(name: str, x: object, low: float, high: float = np.inf, *, above: bool = False) -> float:
+    """`x` as a float, low <= x <= high, or low < x if `above`. Raises TypeError or ValueError naming it."""
+    if isinstance(x, bool | np.bool_) or not isinstance(x, Real):
+        raise TypeError(f"{name} needs a number, got {describe(x)}")
+    if not np.isfinite(x) or not low <= x <= high or (above and x == low):
+        bounds = f"above {low}" if above else f"of at least {low}"
+        raise ValueError(f"{name} needs a finite number {bounds}"
+                         f"{'' if high == np.inf else f' and at most {high}'}, got {x}")
+    return float(x)
+
+
 def describe(x: object) -> str:
     """What `x` is, in a few words, for an error message."""
     kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")

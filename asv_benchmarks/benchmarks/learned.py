@@ -1,0 +1,45 @@
+"""Learned patterns: who sees whom is chosen first, then attended to."""
+
+import numpy as np
+
+from . import measure
+from .measure import HEADS, WIDTH, Variant, normal, qkv
+
+BLOCK = 64
+
+
+def _clusters(n, seed):
+    """As many clusters per head as each has tokens, about sqrt(n), chosen at random."""
+    size = round(n**0.5)
+    return np.sort(np.argsort(normal(HEADS, -(-n // size), n + seed)[..., :n], axis=-1)[..., :size], axis=-1)
+
+
+def _routes(n):
+    return dict(query_clusters=_clusters(n, 0), key_clusters=_clusters(n, 1))
+
+
+def _tokens_and_centroids(n):
+    return qkv(n)[0], normal(HEADS, round(n**0.5), WIDTH)
+
+
+def _sort(n):
+    """A mixture of blocks whose rows sum to 1."""
+    blocks = -(-n // BLOCK)
+    weights = np.exp(normal(HEADS, blocks, blocks))
+    return dict(sort=weights / weights.sum(axis=-1, keepdims=True), block=BLOCK)
+
+
+VARIANTS = {
+    "routing_clusters": Variant("routing_clusters", lambda n: dict(size=round(n**0.5)),
+                                _tokens_and_centroids),
+    "routing": Variant("routing", _routes),
+    "routing, causal": Variant("routing", lambda n: _routes(n) | dict(causal=True)),
+    "sinkhorn_sort": Variant("sinkhorn_sort", lambda n: dict(iterations=8),
+                             lambda n: (normal(HEADS, -(-n // BLOCK), -(-n // BLOCK)),)),
+    "sinkhorn": Variant("sinkhorn", _sort),
+    "sinkhorn, causal": Variant("sinkhorn", lambda n: _sort(n) | dict(causal=True)),
+    "sinkhorn_cut": Variant("sinkhorn_cut", lambda n: _sort(n) | dict(keep=2)),
+}
+
+time_learned, track_learned_workspace, track_learned_error, track_learned_ratio = measure.benchmarks(
+    "learned", VARIANTS)

@@ -1,0 +1,125 @@
+"""Sparse Sinkhorn attention, fast: a matrix product mixes blocks, which are then one more leading axis."""
+
+import numpy as np
+
+from xfaccel.arrays import (
+    as_key_mask,
+    check_array,
+    check_key_mask,
+    count,
+    gather,
+    leading,
+    lengths,
+    number,
+    parameter,
+)
+from xfaccel.core import attention
+from xfaccel.engine.product import project
+
+Array = np.ndarray
+
+
+def sinkhorn_sort(logits: Array, *, iterations: int, temperature: float = 1.0, noise: Array | None = None,
+                  causal: bool = False) -> Array:
+    """A soft permutation of blocks, rows and columns normalised in turn (Tay et al. 2020).
+
+    (...,N,N) -> (...,N,N). Follows `xfref.sinkhorn_sort`, in logarithms, in place in one new array.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(N^2 iterations) time, O(N^2) memory.
+    """
+    check_array("logits", logits, least=2)
+    blocks = logits.shape[-1]
+    if logits.shape[-2] != blocks:
+        raise ValueError(f"logits needs as many rows as columns, got the shape {logits.shape}")
+    iterations = count("iterations", iterations)
+    s = logits.copy()
+    if noise is not None:
+        s += parameter("noise", noise, logits.dtype, own=(blocks, blocks), lead=logits.shape[:-2])
+    s /= number("temperature", temperature, 0, above=True)
+    if causal:
+        s[..., ~np.tri(blocks, k=-1, dtype=bool)] = -np.inf
+    for _ in range(iterations):
+        for axis in (-1, -2):
+            top = s.max(axis=axis, keepdims=True, initial=-np.inf)
+            top[np.isneginf(top)] = 0
+            s -= top
+            total = np.exp(s).sum(axis=axis, keepdims=True)
+            total[total == 0] = 1
+            s -= np.log(total)
+    return np.exp(s, out=s)
+
+
+def sinkhorn(q: Array, k: Array, v: Array, *, sort: Array, block: int, causal: bool = False,
+             key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Block-local attention in which every block also sees the block sorted to its place (Tay et al. 2020).
+
+    (...,n,d),(...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.sinkhorn`: blocks are mixed by one matrix
+    product, and attention over a sorted and an own block has the blocks as one more leading axis.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n (block + N) (d + e)) time for N blocks, O(n (d + e)) memory.
+    """
+    block, sort, k, v, seen = _prepared(q, k, v, sort, block, key_mask)
+    if causal:
+        sort = np.tril(sort, -1)
+    keys, values, seen = (np.concatenate([x, np.broadcast_to(own, x.shape)], axis=-2) for x, own in zip(
+        _sorted(sort, k, v, seen), (k, v, seen[..., None]), strict=True))
+    out = attention(_in_blocks(q, block), keys, values, causal=causal, scale=scale,
+                    key_mask=as_key_mask(seen[..., 0], keys))
+    return out.reshape(*out.shape[:-3], out.shape[-3] * block, out.shape[-1])[..., :q.shape[-2], :]
+
+
+def sinkhorn_cut(q: Array, k: Array, v: Array, *, sort: Array, block: int, keep: int,
+                 key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Attention of every query to the first `keep` sorted blocks alone (Tay et al. 2020).
+
+    (...,n,d),(...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.sinkhorn_cut`: only the blocks that are kept
+    are mixed, then the softmax engine runs over fewer keys.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n keep (block + 1) (d + e)) time, O(n + keep block (d + e)) memory.
+    """
+    keep = count("keep", keep)
+    block, sort, k, v, seen = _prepared(q, k, v, sort, block, key_mask)
+    keys, values, seen = (x.reshape(*x.shape[:-3], x.shape[-3] * block, x.shape[-1])
+                          for x in _sorted(sort[..., :keep, :], k, v, seen))
+    return attention(q, keys, values, key_mask=as_key_mask(seen[..., 0], keys), scale=scale)
+
+
+def _prepared(q: Array, k: Array, v: Array, sort: Array, block: int, key_mask: Array | None
+              ) -> tuple[int, Array, Array, Array, Array]:
+    """The checked block and sort; keys, values and who is seen in blocks, padding zeroed."""
+    n, _ = lengths(q, k, v, equal=True)
+    lead = leading(q, k, v)
+    seen = np.ones(n, bool)
+    if key_mask is not None:
+        seen = check_key_mask(key_mask, k, lead)
+        k, v = (np.where(seen[..., None], x, x.dtype.type(0)) for x in (k, v))
+    block = min(count("block", block), max(n, 1))
+    sort = parameter("sort", sort, q.dtype, own=(-(-n // block),) * 2, lead=lead)
+    return block, sort, _in_blocks(k, block), _in_blocks(v, block), _in_blocks(seen[..., None], block)[..., 0]
+
+
+def _in_blocks(x: Array, block: int) -> Array:
+    """x (..., n, width) as (..., N, block, width), the last block filled up with zeros."""
+    *lead, n, width = x.shape
+    if n % block:
+        x = np.concatenate([x, np.zeros((*lead, -n % block, width), x.dtype)], axis=-2)
+    return x.reshape(*lead, -(-n // block), block, width)
+
+
+def _sorted(sort: Array, k: Array, v: Array, seen: Array) -> tuple[Array, Array, Array]:
+    """The sorted blocks (..., r, block, width) of keys and values, and (..., r, block, 1) what is seen there.
+    """
+    mixed = []
+    for x in (k, v):
+        *lead, blocks, block, width = x.shape
+        axes = np.broadcast_shapes(sort.shape[:-2], tuple(lead))
+        y = project(sort, x.reshape(*lead, blocks, block * width), axes)
+        mixed.append(y.reshape(*axes, sort.shape[-2], block, width))
+    # a slot is seen if its largest source is, the first of equals; a row of zeros has none
+    largest = sort.argmax(axis=-1) if sort.size else np.zeros(sort.shape[:-1], np.intp)
+    found = gather(seen, largest) & (sort.max(axis=-1, keepdims=True, initial=0) > 0)
+    return *mixed, found[..., None]
+
