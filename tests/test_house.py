@@ -30,9 +30,9 @@ CORE = {"xfref.core", "xfref.patterns", "xfref.transformer"}
 
 # in xfref alone: what draws or fills arrays, whole blocks (which take the attention as an argument), and lra
 REF_ONLY = {
-    "favor_projection", "pooling_projection",
+    "favor_projection", "pooling_projection", "lsh_rotations",
     "sinusoidal_positions", "feed_forward", "feed_forward_weights", "multi_head", "multi_head_weights",
-    "encoder_block", "encoder_block_weights",
+    "encoder_block", "encoder_block_weights", "reversible_block", "reversible_inverse",
     "lra",
 }
 

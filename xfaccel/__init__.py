@@ -7,12 +7,14 @@ from xfaccel.fixed.longformer import longformer
 from xfaccel.fixed.sliding_window import sliding_window
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
+from xfaccel.learned.reformer import lsh_buckets, reformer
 from xfaccel.lowrank.linformer import linformer
 
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "lsh_buckets", "reformer",                                                          # learned patterns
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
 ]

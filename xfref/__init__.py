@@ -11,6 +11,7 @@ from xfref.fixed.longformer import longformer
 from xfref.fixed.sliding_window import sliding_window
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
+from xfref.learned.reformer import lsh_buckets, lsh_rotations, reformer
 from xfref.lowrank.linformer import linformer, pooling_projection
 from xfref.transformer import (
     encoder_block,
@@ -19,6 +20,8 @@ from xfref.transformer import (
     feed_forward_weights,
     multi_head,
     multi_head_weights,
+    reversible_block,
+    reversible_inverse,
     sinusoidal_positions,
 )
 
@@ -26,8 +29,10 @@ __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
     "sinusoidal_positions", "multi_head", "multi_head_weights", "feed_forward",         # around attention
-    "feed_forward_weights", "encoder_block", "encoder_block_weights",
+    "feed_forward_weights", "encoder_block", "encoder_block_weights", "reversible_block",
+    "reversible_inverse",
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "lsh_buckets", "lsh_rotations", "reformer",                                         # learned patterns
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",
