@@ -56,6 +56,15 @@ def directions(rng, d, features, rows=12, lead=()):
     return dict(projection=rng.standard_normal((*lead, rows, d)), features=features)
 
 
+def hashed(rng, n, rounds=2, buckets=5, lead=(), **options):
+    return dict(buckets=rng.integers(0, buckets, (*lead, rounds, n)), **options)
+
+
+def shared_qk(function, q, k, v, **options):
+    """The call of a function whose queries are its keys: those of the case are left out."""
+    return function(q, v, **options)
+
+
 def some_of(m, *wanted):
     return [j for j in wanted if j < m]
 
@@ -75,6 +84,12 @@ VARIANTS = {
     "longformer": Variant("longformer", lambda rng, n, m, d, e: dict(window=6)),
     "longformer, global": Variant("longformer", lambda rng, n, m, d, e: dict(
         window=4, dilation=2, global_tokens=some_of(m, 0, 7, 11))),
+    # the mask in the case that is skipped has the axes of k, which is left out
+    **{label: Variant("reformer", lambda rng, n, m, d, e, own=own: hashed(rng, n, **own), lengths="equal",
+                      sees_itself=False, per_query=True, by_distance=False, linear_in_q=False,
+                      skip=("key mask, V with axes of its own",), call=shared_qk)
+       for label, own in {"reformer": dict(chunk=4),
+                          "reformer, own bucket": dict(chunk=5, after=1, across_buckets=False)}.items()},
     "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
                          by_key=False),
     "linear_transformer": Variant("linear_transformer", lambda rng, n, m, d, e: {}, scale=False),
@@ -250,9 +265,9 @@ def dense(pattern):
     return pattern if isinstance(pattern, np.ndarray) else pattern.to_csr().toarray()
 
 
-def special(function, what, shape, options=None, *, size=1.0):
+def special(function, what, shape, options=None, *, size=1.0, call=None):
     """A case of one function alone; `options` is a draw."""
-    variant = Variant(function, lambda rng, n, m, d, e: {}, size=size)
+    variant = Variant(function, lambda rng, n, m, d, e: {}, size=size, call=call)
     # `attention` is `attention_lse` without its second result; features take long without compilation
     unjitted = function not in ("attention", "performer")
     return _case(f"{function}: {what}", variant, shape, options or {}, unjitted=unjitted)
@@ -436,6 +451,41 @@ SPECIAL = [
         window=40, global_tokens=rng.random((2, 150)) < 0.05)),
     special("longformer", "global, several tiles, causal", Shape(130, 150, q=(2,), k=(1,)), lambda rng: dict(
         window=12, dilation=3, causal=True, global_tokens=rng.random((2, 150)) < 0.05)),
+    # sorted by bucket
+    *(special("reformer", what, shape, options, call=shared_qk) for what, shape, options in (
+        ("one round", Shape(19, 19), lambda rng: hashed(rng, 19, 1, chunk=4)),
+        ("buckets per head", Shape(13, 13), lambda rng: hashed(rng, 13, lead=(3,), chunk=4)),
+        ("buckets per batch entry, one V for all", Shape(13, 13, v=()), lambda rng: hashed(
+            rng, 13, lead=(2, 1), chunk=3, key_mask=rng.random(13) < 0.7)),
+        ("four rounds, all options", Shape(20, 20), lambda rng: hashed(
+            rng, 20, 4, lead=(3,), chunk=3, before=2, after=1, causal=True, scale=0.4,
+            key_mask=rng.random((2, 1, 20)) < 0.7)),
+        ("four rounds, own bucket, all options", Shape(20, 20), lambda rng: hashed(
+            rng, 20, 4, 3, lead=(2, 1), chunk=6, across_buckets=False, causal=True, scale=0.4,
+            key_mask=rng.random((2, 1, 20)) < 0.7)),
+        ("chunk 1", Shape(9, 9), lambda rng: hashed(rng, 9, chunk=1)),
+        ("each for itself", Shape(9, 9), lambda rng: hashed(rng, 9, chunk=1, before=0)),
+        ("chunk above n", Shape(9, 9), lambda rng: hashed(rng, 9, chunk=100, before=3)),
+        ("window above n", Shape(13, 13), lambda rng: hashed(rng, 13, chunk=3, before=50, after=2)),
+        ("many chunks", Shape(257, 257, 4, 3, (2,), (2,)), lambda rng: hashed(
+            rng, 257, 3, 100, lead=(2,), chunk=1, after=1)),
+        ("chunks of several tiles", Shape(200, 200, q=(2,), k=(2,)), lambda rng: hashed(
+            rng, 200, lead=(2,), chunk=70, causal=True)),
+        ("buckets of a byte", Shape(20, 20), lambda rng: dict(
+            buckets=rng.integers(0, 255, (2, 20), np.uint8, endpoint=True), chunk=4)),
+        ("buckets far apart", Shape(20, 20), lambda rng: dict(
+            buckets=rng.integers(0, 4, (2, 20)) * (1 << 61), chunk=4, across_buckets=False)),
+      )),
+    *(free("lsh_buckets", what, lambda rng, x=x, rotations=rotations: (
+        (rng.standard_normal(x), rng.standard_normal(rotations)), {})) for what, x, rotations in (
+        ("rounds", (2, 3, 20, 8), (8, 3, 4)),
+        ("rotations per head", (2, 3, 9, 8), (3, 8, 2, 3)),
+        ("one direction", (7, 1), (1, 2, 1)),
+        ("many directions", (20, 3), (3, 1, 150)),
+        ("no tokens", (2, 0, 3), (3, 2, 4)),
+      )),
+    free("lsh_buckets", "equal products", lambda rng: (
+        (rng.integers(-1, 2, (20, 3)).astype(float), np.ones((3, 2, 4))), {})),
     # low rank
     special("linformer", "wider projections", Shape(9, 11), lambda rng: projections(rng, 17)),
     special("linformer", "projections per head", Shape(9, 11), lambda rng: projections(rng, 11, lead=(3,))),

@@ -47,7 +47,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     time, hides what an earlier round has seen; the rounds are merged by their lse.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n R chunk (1 + before + after) (R + d + e)) time, O(n (R + d + e)) memory.
+    Cost: O(n R chunk (1 + before + after) (R + d + e)) time, O(n (R + d + e)) memory and a chunk's mask.
     """
     check_array("qk", qk, least=2)
     n, lead = lengths(qk, qk, v)[0], leading(qk, v)
