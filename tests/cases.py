@@ -124,6 +124,13 @@ def routes(rng, n, m, number=3, lead=()):
 def block_sort(rng, n, block, lead=()):
     """A mixture of blocks of n tokens, whose rows do not sum to 1."""
     return dict(sort=rng.random((*lead, -(-n // block), -(-n // block))), block=block)
+def hashed(rng, n, rounds=2, buckets=5, lead=(), **options):
+    return dict(buckets=rng.integers(0, buckets, (*lead, rounds, n)), **options)
+
+
+def shared_qk(function, q, k, v, **options):
+    """The call of a function whose queries are its keys: those of the case are left out."""
+    return function(q, v, **options)
 
 
 def some_of(m, *wanted):
@@ -198,6 +205,12 @@ VARIANTS = {
                         by_key=False, by_distance=False),
     "sinkhorn_cut": Variant("sinkhorn_cut", lambda rng, n, m, d, e: block_sort(rng, m, 4) | dict(keep=2),
                             causal=False, lengths="equal", by_key=False, by_distance=False),
+    # the mask in the case that is skipped has the axes of k, which is left out
+    **{label: Variant("reformer", lambda rng, n, m, d, e, own=own: hashed(rng, n, **own), lengths="equal",
+                      sees_itself=False, per_query=True, by_distance=False, linear_in_q=False,
+                      skip=("key mask, V with axes of its own",), call=shared_qk)
+       for label, own in {"reformer": dict(chunk=4),
+                          "reformer, own bucket": dict(chunk=5, after=1, across_buckets=False)}.items()},
     "linformer": Variant("linformer", lambda rng, n, m, d, e: projections(rng, m), causal=False,
                          by_key=False),
     # a key mask has the axes of v: there is no k, whose axes these cases count
@@ -763,6 +776,41 @@ SPECIAL = [
         rng, 9, 4) | dict(keep=9)),
     special("sinkhorn_cut", "blocks across tiles", Shape(150, 150, q=(2,), k=(2,)), lambda rng: block_sort(
         rng, 150, 40) | dict(keep=2)),
+    # sorted by bucket
+    *(special("reformer", what, shape, options, call=shared_qk) for what, shape, options in (
+        ("one round", Shape(19, 19), lambda rng: hashed(rng, 19, 1, chunk=4)),
+        ("buckets per head", Shape(13, 13), lambda rng: hashed(rng, 13, lead=(3,), chunk=4)),
+        ("buckets per batch entry, one V for all", Shape(13, 13, v=()), lambda rng: hashed(
+            rng, 13, lead=(2, 1), chunk=3, key_mask=rng.random(13) < 0.7)),
+        ("four rounds, all options", Shape(20, 20), lambda rng: hashed(
+            rng, 20, 4, lead=(3,), chunk=3, before=2, after=1, causal=True, scale=0.4,
+            key_mask=rng.random((2, 1, 20)) < 0.7)),
+        ("four rounds, own bucket, all options", Shape(20, 20), lambda rng: hashed(
+            rng, 20, 4, 3, lead=(2, 1), chunk=6, across_buckets=False, causal=True, scale=0.4,
+            key_mask=rng.random((2, 1, 20)) < 0.7)),
+        ("chunk 1", Shape(9, 9), lambda rng: hashed(rng, 9, chunk=1)),
+        ("each for itself", Shape(9, 9), lambda rng: hashed(rng, 9, chunk=1, before=0)),
+        ("chunk above n", Shape(9, 9), lambda rng: hashed(rng, 9, chunk=100, before=3)),
+        ("window above n", Shape(13, 13), lambda rng: hashed(rng, 13, chunk=3, before=50, after=2)),
+        ("many chunks", Shape(257, 257, 4, 3, (2,), (2,)), lambda rng: hashed(
+            rng, 257, 3, 100, lead=(2,), chunk=1, after=1)),
+        ("chunks of several tiles", Shape(200, 200, q=(2,), k=(2,)), lambda rng: hashed(
+            rng, 200, lead=(2,), chunk=70, causal=True)),
+        ("buckets of a byte", Shape(20, 20), lambda rng: dict(
+            buckets=rng.integers(0, 255, (2, 20), np.uint8, endpoint=True), chunk=4)),
+        ("buckets far apart", Shape(20, 20), lambda rng: dict(
+            buckets=rng.integers(0, 4, (2, 20)) * (1 << 61), chunk=4, across_buckets=False)),
+      )),
+    *(free("lsh_buckets", what, lambda rng, x=x, rotations=rotations: (
+        (rng.standard_normal(x), rng.standard_normal(rotations)), {})) for what, x, rotations in (
+        ("rounds", (2, 3, 20, 8), (8, 3, 4)),
+        ("rotations per head", (2, 3, 9, 8), (3, 8, 2, 3)),
+        ("one direction", (7, 1), (1, 2, 1)),
+        ("many directions", (20, 3), (3, 1, 150)),
+        ("no tokens", (2, 0, 3), (3, 2, 4)),
+      )),
+    free("lsh_buckets", "equal products", lambda rng: (
+        (rng.integers(-1, 2, (20, 3)).astype(float), np.ones((3, 2, 4))), {})),
     # low rank
     special("linformer", "wider projections", Shape(9, 11), lambda rng: projections(rng, 17)),
     special("linformer", "projections per head", Shape(9, 11), lambda rng: projections(rng, 11, lead=(3,))),

@@ -40,6 +40,9 @@ REF_ONLY = {
     "sinusoidal_positions", "feed_forward", "feed_forward_weights", "multi_head", "multi_head_weights",
     "encoder_block", "encoder_block_weights",
     "axial_transformer", "axial_transformer_weights",
+    "favor_projection", "pooling_projection", "lsh_rotations",
+    "sinusoidal_positions", "feed_forward", "feed_forward_weights", "multi_head", "multi_head_weights",
+    "encoder_block", "encoder_block_weights", "reversible_block", "reversible_inverse",
     "lra",
 }
 

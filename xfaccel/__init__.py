@@ -19,6 +19,7 @@ from xfaccel.kernel.linear_transformer import linear_transformer, linear_transfo
 from xfaccel.kernel.performer import performer, performer_step
 from xfaccel.learned.routing import routing, routing_clusters
 from xfaccel.learned.sinkhorn import sinkhorn, sinkhorn_cut, sinkhorn_sort
+from xfaccel.learned.reformer import lsh_buckets, reformer
 from xfaccel.lowrank.linformer import linformer
 from xfaccel.lowrank.memory_compressed import memory_compressed
 from xfaccel.lowrank.synthesizer import synthesizer
@@ -33,6 +34,7 @@ __all__ = [
     "adaptive_span", "shaw",                                                            # terms by distance
     "block_local", "sliding_window", "longformer", "image_1d", "image_2d", "axial",     # fixed patterns
     "routing_clusters", "routing", "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",          # learned patterns
+    "lsh_buckets", "reformer",                                                          # learned patterns
     "linformer",                                                                        # low rank
     "linformer", "synthesizer", "memory_compressed",                                    # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels

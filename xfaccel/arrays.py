@@ -68,6 +68,16 @@ def unbroadcast(x: Array) -> Array:
     return x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.strides[:-2])]
 
 
+def rows_at(x: Array, places: Array) -> Array:
+    """The rows of `x` (..., n, w) at `places` (..., k), leading axes broadcast: (..., k, w)."""
+    lead = np.broadcast_shapes(x.shape[:-2], places.shape[:-1])
+    x, places = np.broadcast_to(x, (*lead, *x.shape[-2:])), np.broadcast_to(places, (*lead, places.shape[-1]))
+    out = np.empty((*places.shape, x.shape[-1]), x.dtype)
+    for entry in np.ndindex(lead):  # `take` copies rows in a third of the time that indexing needs
+        x[entry].take(places[entry], axis=0, out=out[entry], mode="clip")
+    return out
+
+
 def address(x: Array) -> int:
     """Where the data of `x` begins."""
     # the common case takes a third of the time
@@ -198,6 +208,16 @@ def check_mask(name: str, mask: object, own: Sequence[int | None], lead: tuple[i
         raise TypeError(f"{name} needs a boolean array (True = attend), got {describe(mask)}")
     check_shape(name, mask.shape, own, lead, broadcast=True)
     return mask
+
+
+def integers(name: str, x: object, own: Sequence[int | None], lead: tuple[int, ...]) -> Array:
+    """An array of integers >= 0, of shape (lead..., own...). Raises TypeError or ValueError naming it."""
+    if type(x) is not np.ndarray or not np.issubdtype(x.dtype, np.integer):
+        raise TypeError(f"{name} needs a numpy.ndarray of integers, got {describe(x)}")
+    check_shape(name, x.shape, own, lead)
+    if x.size and x.min() < 0:
+        raise ValueError(f"{name} needs integers of at least 0, got {x.min()}")
+    return x
 
 
 def check_shape(name: str, shape: tuple[int, ...], own: Sequence[int | None], lead: tuple[int, ...],

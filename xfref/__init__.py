@@ -23,6 +23,7 @@ from xfref.kernel.linear_transformer import linear_transformer, linear_transform
 from xfref.kernel.performer import favor_projection, performer, performer_step
 from xfref.learned.routing import routing, routing_clusters, update_centroids
 from xfref.learned.sinkhorn import sinkhorn, sinkhorn_cut, sinkhorn_sort
+from xfref.learned.reformer import lsh_buckets, lsh_rotations, reformer
 from xfref.lowrank.linformer import linformer, pooling_projection
 from xfref.lowrank.memory_compressed import memory_compressed
 from xfref.lowrank.set_transformer import isab, mab, mab_weights, pma, pma_weights, sab
@@ -40,6 +41,8 @@ from xfref.transformer import (
     feed_forward_weights,
     multi_head,
     multi_head_weights,
+    reversible_block,
+    reversible_inverse,
     sinusoidal_positions,
 )
 
@@ -58,6 +61,10 @@ __all__ = [
     "axial", "axial_transformer", "axial_transformer_weights",
     "routing_clusters", "update_centroids", "routing",                                  # learned patterns
     "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",
+    "feed_forward_weights", "encoder_block", "encoder_block_weights", "reversible_block",
+    "reversible_inverse",
+    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "lsh_buckets", "lsh_rotations", "reformer",                                         # learned patterns
     "linformer", "pooling_projection",                                                  # low rank
     "synthesizer", "dense_logits", "factorized_dense_logits", "random_logits",
     "factorized_random_logits", "memory_compressed",

@@ -302,6 +302,16 @@ def check_mask(name: str, mask: object, own: Sequence[int | None], lead: tuple[i
     return mask
 
 
+def integers(name: str, x: object, own: Sequence[int | None], lead: tuple[int, ...]) -> Array:
+    """An array of integers >= 0, of shape (lead..., own...). Raises TypeError or ValueError naming it."""
+    if type(x) is not np.ndarray or not np.issubdtype(x.dtype, np.integer):
+        raise TypeError(f"{name} needs a numpy.ndarray of integers, got {describe(x)}")
+    check_shape(name, x.shape, own, lead)
+    if x.size and x.min() < 0:
+        raise ValueError(f"{name} needs integers of at least 0, got {x.min()}")
+    return x
+
+
 def check_shape(name: str, shape: tuple[int, ...], own: Sequence[int | None], lead: tuple[int, ...],
                 broadcast: bool = False) -> None:
     """Raise ValueError, naming the array, unless `shape` is (lead..., own...), `lead` up to broadcasting."""

@@ -2,7 +2,8 @@
 
 Attention Is All You Need. Vaswani et al. 2017. arXiv:1706.03762, Sections 3.1 to 3.5. The order with the
 normalisation first (`norm="pre"`) is On Layer Normalization in the Transformer Architecture, Xiong et al.
-2020, arXiv:2002.04745, Figure 1b.
+2020, arXiv:2002.04745, Figure 1b. The reversible block is from Reformer: The Efficient Transformer, Kitaev,
+Kaiser, Levskaya, 2020, arXiv:2001.04451, Section 3, Eq. 8 and 9.
 
 Differs: projections have biases, as in most released code (pass zeros for the paper's form); no dropout.
 Every function takes the attention as an argument, so any variant of this book, or its fast twin, fits in.
@@ -102,17 +103,45 @@ def encoder_block(x: Array, weights: Mapping[str, Array], *, heads: int,
     """
     if norm not in ("post", "pre"):
         raise ValueError(f"norm needs 'post' or 'pre', got {norm!r}")
-
-    def normalise(rows, place):
-        return layer_norm(rows, weight(weights, f"g{place}"), weight(weights, f"n{place}"))
-
     check_array("x", x, least=2)
     if norm == "post":
-        y = normalise(x + multi_head(x, x, weights, heads=heads, attend=attend), 1)
-        return normalise(y + feed_forward(y, weights, activation), 2)
-    inner = normalise(x, 1)
-    y = x + multi_head(inner, inner, weights, heads=heads, attend=attend)
-    return y + feed_forward(normalise(y, 2), weights, activation)
+        y = _normalise(x + multi_head(x, x, weights, heads=heads, attend=attend), weights, 1)
+        return _normalise(y + feed_forward(y, weights, activation), weights, 2)
+    y = x + _attention_residual(x, weights, heads, attend)
+    return y + feed_forward(_normalise(y, weights, 2), weights, activation)
+
+
+def reversible_block(x1: Array, x2: Array, weights: Mapping[str, Array], *, heads: int,
+                     attend: Callable[..., Array] = attention) -> tuple[Array, Array]:
+    """Self-attention and feed-forward layer on two streams, from whose outputs the inputs can be computed.
+
+    y1 = x1 + MultiHead(LN(x2), LN(x2));   y2 = x2 + FFN(LN(y1))
+
+    (...,n,w),(...,n,w) -> (...,n,w),(...,n,w). `weights` are those of `encoder_block`. Where queries and keys
+    are one, `attend` leaves out the keys that it is given: lambda q, k, v: reformer(q, v, ...).
+
+    Raises: TypeError or ValueError naming the argument or weight that does not fit.
+    Cost: that of `multi_head` and `feed_forward`; training need not store the inputs of any block.
+    """
+    _check_streams("x", x1, x2)
+    y1 = x1 + _attention_residual(x2, weights, heads, attend)
+    return y1, x2 + _feed_forward_residual(y1, weights)  # Kitaev et al., Eq. 9
+
+
+def reversible_inverse(y1: Array, y2: Array, weights: Mapping[str, Array], *, heads: int,
+                       attend: Callable[..., Array] = attention) -> tuple[Array, Array]:
+    """The inputs of `reversible_block`, from its outputs; `attend` has to decide as it did there.
+
+    x2 = y2 - FFN(LN(y1));   x1 = y1 - MultiHead(LN(x2), LN(x2))
+
+    (...,n,w),(...,n,w) -> (...,n,w),(...,n,w), equal to the inputs but for rounding.
+
+    Raises: TypeError or ValueError naming the argument or weight that does not fit.
+    Cost: that of `reversible_block`.
+    """
+    _check_streams("y", y1, y2)
+    x2 = y2 - _feed_forward_residual(y1, weights)
+    return y1 - _attention_residual(x2, weights, heads, attend), x2  # Kitaev et al., Eq. 8
 
 
 def multi_head_weights(rng: np.random.Generator, width: int) -> dict[str, Array]:
@@ -133,6 +162,27 @@ def encoder_block_weights(rng: np.random.Generator, width: int, hidden: int) -> 
     """Random weights for `encoder_block`: those of its parts, gains 1 and biases 0; float64."""
     norms = dict(g1=np.ones(width), n1=np.zeros(width), g2=np.ones(width), n2=np.zeros(width))
     return multi_head_weights(rng, width) | feed_forward_weights(rng, width, hidden) | norms
+
+
+def _attention_residual(x: Array, weights: Mapping[str, Array], heads: int,
+                        attend: Callable[..., Array]) -> Array:
+    x = _normalise(x, weights, 1)
+    return multi_head(x, x, weights, heads=heads, attend=attend)
+
+
+def _feed_forward_residual(x: Array, weights: Mapping[str, Array]) -> Array:
+    return feed_forward(_normalise(x, weights, 2), weights)
+
+
+def _normalise(x: Array, weights: Mapping[str, Array], place: int) -> Array:
+    return layer_norm(x, weight(weights, f"g{place}"), weight(weights, f"n{place}"))
+
+
+def _check_streams(name: str, first: Array, second: Array) -> None:
+    check_array(f"{name}1", first, least=2)
+    check_array(f"{name}2", second, least=2, dtype=first.dtype)
+    if first.shape != second.shape:
+        raise ValueError(f"{name}1 and {name}2 need equal shapes, got {first.shape} and {second.shape}")
 
 
 def _split(x: Array, heads: int) -> Array:

@@ -1,0 +1,117 @@
+"""Reformer, fast: chunks of the sorted tokens as leading axes of the softmax engine."""
+
+import math
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from xfaccel.arrays import check_array, check_key_mask, count, integers, leading, lengths, parameter, rows_at
+from xfaccel.core import attention, attention_lse, merge
+
+Array = np.ndarray
+_AT_ONCE = 1 << 20  # scores that a mask is made for, or products that are compared, at a time
+
+
+def lsh_buckets(x: Array, rotations: Array) -> Array:
+    """The bucket of each vector in each round of angular hashing (Kitaev et al. 2020, Section 2).
+
+    (...,n,d),(lead...,d,R,b/2) -> (...,R,n) integers 0..b-1. Follows `xfref.lsh_buckets`: one matrix product
+    for all rounds, a stretch of tokens at a time.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n d R b) time, O(n R) memory.
+    """
+    check_array("x", x, least=2)
+    (n, d), lead = x.shape[-2:], x.shape[:-2]
+    rotations = parameter("rotations", rotations, x.dtype, own=(d, None, None), lead=lead)
+    rounds, half = rotations.shape[-2:]
+    if 0 in (rounds, half):
+        raise ValueError(f"rotations needs at least 1 round and 1 direction, got the shape {rotations.shape}")
+    rotations = rotations.reshape(*rotations.shape[:-2], rounds * half)
+    out = np.empty((*lead, rounds, n), np.intp)
+    size = max(_AT_ONCE // (math.prod(lead) * rounds * half or 1), 1)
+    for part in (slice(start, start + size) for start in range(0, n, size)):
+        along = (x[..., part, :] @ rotations).reshape(*lead, -1, rounds, half)
+        plus, minus = along.argmax(axis=-1), along.argmin(axis=-1) + half
+        out[..., part] = np.where(along.max(axis=-1) < -along.min(axis=-1), minus, plus).swapaxes(-1, -2)
+    return out
+
+
+def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1, after: int = 0,
+             across_buckets: bool = True, causal: bool = False, key_mask: Array | None = None,
+             scale: float | None = None) -> Array:
+    """Attention within chunks of the tokens sorted by bucket, in several rounds (Kitaev et al. 2020).
+
+    (...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.reformer`: in each round the chunks of queries and the
+    overlapping windows of keys are leading axes of the softmax engine, and a mask, made for some chunks at a
+    time, hides what an earlier round has seen; the rounds are merged by their lse.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n R chunk (1 + before + after) (R + d + e)) time, O(n (R + d + e)) memory and a chunk's mask.
+    """
+    check_array("qk", qk, least=2)
+    n, lead = lengths(qk, qk, v)[0], leading(qk, v)
+    if integers("buckets", buckets, (None, n), lead).shape[-2] == 0:
+        raise ValueError("buckets needs at least 1 round, got 0")
+    chunk, before, after = count("chunk", chunk), count("before", before, 0), count("after", after, 0)
+    shown = np.ones(qk.shape[:-1], bool) & (key_mask is None or check_key_mask(key_mask, qk, lead))
+    if n == 0:
+        return attention(qk, qk, v, scale=scale)
+    chunk = min(chunk, n)
+    number = -(-n // chunk)
+    before, after = min(before, number - 1), min(after, number - 1)
+    reach, width = before + after, (before + 1 + after) * chunk
+    # NumPy sorts numbers of 8 or 16 bits in linear time
+    order = np.argsort(buckets.astype(np.min_scalar_type(buckets.max(initial=0))), axis=-1, kind="stable")
+    place = np.argsort(order, axis=-1)
+    # a query with label a sees a key with label b iff -before <= b - a <= after
+    labels = place // chunk
+    if not across_buckets:
+        labels += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * (number + reach)
+    # in an unsigned type with room for `reach` more, b - (a - before) <= reach says the same
+    labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0)) + reach))
+    # slots for whole chunks and for all that their windows reach; the tokens fill those from 0 to n - 1
+    slot = np.arange(-before * chunk, (number + after) * chunk)
+    filled, order = (0 <= slot) & (slot < n), order.take(slot, axis=-1, mode="clip")
+
+    def chunks(x):  # (..., slots, w) -> (..., number, chunk, w)
+        inner = x[..., before * chunk:(before + number) * chunk, :]
+        return inner.reshape(*x.shape[:-2], number, chunk, x.shape[-1])
+
+    def windows(x):  # (..., slots, w) -> (..., number, width, w), a view: windows overlap
+        return sliding_window_view(x, width, axis=-2)[..., ::chunk, :, :].swapaxes(-1, -2)
+
+    keys = _directions(np.where(shown[..., None], qk, 0))
+    step = max(_AT_ONCE // (math.prod(order.shape[:-2]) * chunk * width or 1), 1)
+    sorted_out, sorted_lse = (np.empty((*lead, number, chunk, w), qk.dtype) for w in (v.shape[-1], 1))
+    out = lse = None
+    for r in range(order.shape[-2]):
+        at = order[..., r, :]
+        q, k, w = chunks(rows_at(qk, at)), windows(rows_at(keys, at)), windows(rows_at(v, at))
+        seen = windows(rows_at(shown[..., None], at) & filled[:, None])
+        label = np.take_along_axis(labels[..., :r + 1, :], at[..., None, :], axis=-1)[..., None]
+        at = at[..., None].astype(np.min_scalar_type(n))
+        q_at, k_at, q_label, k_label = chunks(at), windows(at).mT, chunks(label - before), windows(label).mT
+        for start in range(0, number, step):
+            part = np.s_[..., start:start + step, :, :]
+            mask = k_at[part] < q_at[part] if causal else k_at[part] != q_at[part]
+            for s in range(r + (not across_buckets)):
+                apart = k_label[..., s, :, :, :][part] - q_label[..., s, :, :, :][part]
+                mask &= apart <= reach if s == r else apart > reach
+            sorted_out[part], sorted_lse[part][..., 0] = attention_lse(
+                q[part], k[part], w[part], mask=mask, key_mask=seen[part][..., 0], scale=scale)
+        new, new_lse = (rows_at(x.reshape(*lead, number * chunk, x.shape[-1]), place[..., r, :])
+                        for x in (sorted_out, sorted_lse))
+        out, lse = merge(out, lse, new, new_lse[..., 0]) if r else (new, new_lse[..., 0])
+    # a token that saw no other sees itself; a NaN in its key counts
+    own = np.where(shown[..., None], v, 0) + 0 * keys[..., :1]
+    np.copyto(out, own, where=np.isneginf(lse)[..., None])
+    return out
+
+
+def _directions(x: Array) -> Array:
+    """Rows of length 1, in the memory of `x`; a row of zeros stays."""
+    top = np.maximum(x.max(axis=-1, keepdims=True), -x.min(axis=-1, keepdims=True))
+    x /= np.where(top == 0, 1, top)  # so that no square over- or underflows
+    x /= np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), 1)[..., None]
+    return x
