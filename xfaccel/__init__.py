@@ -8,6 +8,8 @@ from xfaccel.fixed.sliding_window import sliding_window
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
 from xfaccel.lowrank.linformer import linformer
+from xfaccel.recurrent.compressive_transformer import compressive_transformer
+from xfaccel.recurrent.transformer_xl import transformer_xl
 
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
@@ -15,4 +17,5 @@ __all__ = [
     "block_local", "sliding_window", "longformer",                                      # fixed patterns
     "linformer",                                                                        # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
+    "transformer_xl", "compressive_transformer",                                        # recurrence
 ]

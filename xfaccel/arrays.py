@@ -64,11 +64,11 @@ def _offsets(lead: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, 
     return offsets, address(offsets)
 
 
-def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, int]:
+def lengths(q: Array, k: Array, v: Array, *, equal: bool = False, more_keys: bool = False) -> tuple[int, int]:
     """The numbers of queries and keys, n and m, of three arrays that fit together.
 
     Raises: TypeError unless q, k and v are arrays of one float type; ValueError unless their shapes are
-    (...,n,d), (...,m,d), (...,m,e) with leading axes that broadcast, and n = m if `equal`.
+    (...,n,d), (...,m,d), (...,m,e) with leading axes that broadcast, n = m if `equal`, m >= n if `more_keys`.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_array(name, x, least=2, dtype=getattr(q, "dtype", None))
@@ -81,6 +81,8 @@ def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, 
         raise ValueError(f"k and v need the same length, got {m} and {values}")
     if equal and n != m:
         raise ValueError(f"this variant needs as many queries as keys, got n = {n} and m = {m}")
+    if more_keys and m < n:
+        raise ValueError(f"this variant needs at least as many keys as queries, got n = {n} and m = {m}")
     leading(q, k, v)
     return n, m
 
@@ -148,6 +150,18 @@ def parameter(name: str, x: object, dtype: np.dtype, *, own: Sequence[int | None
         raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
     check_shape(name, x.shape, own, lead, broadcast)
     return x.astype(dtype, copy=False)
+
+
+def keys_and_values(name: str, pair: object, q: Array, v: Array,
+                    lead: tuple[int, ...]) -> tuple[Array, Array]:
+    """A pair of parameters (lead..., length, d) and (lead..., length, e), as further keys and values.
+
+    Raises: TypeError or ValueError, naming the pair or its entry, unless they fit q and v.
+    """
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"{name} needs a pair of arrays (keys, values), got {describe(pair)}")
+    keys = parameter(f"{name}[0]", pair[0], q.dtype, own=(None, q.shape[-1]), lead=lead)
+    return keys, parameter(f"{name}[1]", pair[1], q.dtype, own=(keys.shape[-2], v.shape[-1]), lead=lead)
 
 
 def check_mask(name: str, mask: object, own: Sequence[int | None], lead: tuple[int, ...]) -> Array:

@@ -1,13 +1,27 @@
 """Softmax attention and its companions, fast. Follows `xfref.core`."""
 
-import numpy as np
+import math
+from collections.abc import Sequence
 
-from xfaccel.arrays import check_array, leading, lengths, parameter
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from xfaccel.arrays import (
+    check_array,
+    check_key_mask,
+    empty,
+    leading,
+    lengths,
+    parameter,
+    scale_or_default,
+)
 from xfaccel.engine import tiles
+from xfaccel.engine.product import project
 from xfaccel.engine.softmax import attend
 from xfaccel.patterns import Pattern, past
 
 Array = np.ndarray
+TILES_AT_ONCE = 16  # of queries: enough for the threads to share, while their scores by distance stay few
 
 
 def softmax(scores: Array, axis: int = -1) -> Array:
@@ -116,3 +130,65 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
     out = weight_a[..., None] * out_a
     out += weight_b[..., None] * out_b
     return out, lse
+
+
+def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Array, Array]] = (),
+                       relative_keys: Array, content_bias: Array | None = None,
+                       position_bias: Array | None = None, same_length: bool = False,
+                       key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Causal attention whose scores also weigh how far a key lies behind the query.
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e) with m >= n. Follows `xfref.core.relative_attention`, with the
+    keys and values in stretches of their own: `older` ones, in the order of time and seen by all queries, and
+    k, v. A block of queries at a time is scored against the distances that it can see; these scores are the
+    bias of its attention to each stretch, skewed in place, and the stretches are merged.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n m (d + e)) time, half of it if m = n; O(n (d + e) + m d) memory and a block of scores.
+    """
+    n, m = lengths(q, k, v, more_keys=True)
+    lead, d = leading(q, k, v), q.shape[-1]
+    if key_mask is not None:
+        check_key_mask(key_mask, k, lead)
+    before = sum(keys.shape[-2] for keys, _ in older)
+    relative_keys = parameter("relative_keys", relative_keys, q.dtype, own=(before + m, d), lead=lead)
+    farthest_first = np.ascontiguousarray(relative_keys[..., ::-1, :].swapaxes(-1, -2))  # (...,d,before + m)
+    for_content, for_position = (
+        q if bias is None else q + parameter(name, bias, q.dtype, own=(d,), lead=lead)[..., None, :]
+        for name, bias in (("content_bias", content_bias), ("position_bias", position_bias)))
+    scale = scale_or_default(scale, q)
+    for_position = for_position * scale
+    position_lead = np.broadcast_shapes(for_position.shape[:-2], relative_keys.shape[:-2])
+    out = empty((*lead, n, v.shape[-1]), q.dtype)
+    block = tiles.TILE * max(1, TILES_AT_ONCE // max(1, math.prod(lead)))
+    if same_length:  # of the scores of a block that is much longer than the memory, few would be needed
+        block = min(block, max(tiles.TILE, m - n))
+    for first in range(0, n, block):
+        last = min(first + block, n)
+        seen = slice(first if same_length else 0, last + m - n)  # what the block sees of k
+        width = before + seen.stop - seen.start
+        bias = _shifted(project(for_position[..., first:last, :], farthest_first[..., before + m - width:],
+                                position_lead))
+        queries = for_content[..., first:last, :]
+        own = tiles.band(last - first, width - before, n - m if same_length else -tiles.WIDE, 0)
+        result = attend(queries, k[..., seen, :], v[..., seen, :], own, bias=bias[..., before:], scale=scale,
+                        key_mask=None if key_mask is None else key_mask[..., seen])
+        start = 0
+        for keys, values in older:
+            stop = start + keys.shape[-2]
+            result = merge(*result, *attention_lse(queries, keys, values, bias=bias[..., start:stop],
+                                                   scale=scale))
+            start = stop
+        out[..., first:last, :] = result[0]
+    return out
+
+
+def _shifted(scores: Array) -> Array:
+    """Scores by distance, the farthest first, as a view of the same memory by key, the first first.
+
+    (...,r,w) -> (...,r,w). Row i begins r - 1 - i numbers later. Under keys that are after the query it runs
+    on into the next row: these have to be masked. The last row ends where the memory does.
+    """
+    row, column = scores.strides[-2:]
+    return as_strided(scores[..., scores.shape[-2] - 1:], scores.shape,
+                      (*scores.strides[:-2], row - column, column), writeable=False)

@@ -12,6 +12,17 @@ from xfref.fixed.sliding_window import sliding_window
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
 from xfref.lowrank.linformer import linformer, pooling_projection
+from xfref.recurrent.compressive_transformer import (
+    compress_conv,
+    compress_dilated,
+    compress_max,
+    compress_mean,
+    compress_most_used,
+    compressive_transformer,
+    compressive_update,
+    reconstruction_loss,
+)
+from xfref.recurrent.transformer_xl import transformer_xl
 from xfref.transformer import (
     encoder_block,
     encoder_block_weights,
@@ -31,5 +42,8 @@ __all__ = [
     "linformer", "pooling_projection",                                                  # low rank
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",
+    "transformer_xl",                                                                   # recurrence
+    "compressive_transformer", "compress_mean", "compress_max", "compress_conv", "compress_dilated",
+    "compress_most_used", "compressive_update", "reconstruction_loss",
     "lra",                                                                              # Long Range Arena
 ]
