@@ -31,6 +31,8 @@ CORE = {"xfref.core", "xfref.patterns", "xfref.transformer"}
 # in xfref alone: what draws or fills arrays, whole blocks (which take the attention as an argument), and lra
 REF_ONLY = {
     "favor_projection", "pooling_projection",
+    "compress_mean", "compress_max", "compress_conv", "compress_dilated", "compress_most_used",
+    "compressive_update", "reconstruction_loss",
     "sinusoidal_positions", "feed_forward", "feed_forward_weights", "multi_head", "multi_head_weights",
     "encoder_block", "encoder_block_weights",
     "lra",

@@ -70,8 +70,10 @@ def test_leading_axes_broadcast_by_numpys_rules(package, label, rng):
         same(outputs(package, label, args, **options), entry_by_entry(package, label, args, lead, **options))
 
 
-@pytest.mark.parametrize("label, name", [("linformer", "key_projection"), ("linformer", "value_projection"),
-                                         ("performer", "projection")])
+@pytest.mark.parametrize("label, name", [
+    ("linformer", "key_projection"), ("linformer", "value_projection"), ("performer", "projection"),
+    *((label, name) for label in ("transformer_xl, biases", "compressive_transformer")
+      for name in ("relative_keys", "content_bias", "position_bias"))])
 def test_every_array_parameter_is_lead_and_own_axes(package, label, name, rng):
     args, options = inputs(label, rng)
     for lead in ((3,), (2, 1), (1, 3), (2, 3), (1,)):
@@ -437,7 +439,9 @@ def test_q_k_v_share_one_float_dtype(package, label, rng):
 
 
 PARAMETERS = [("linformer", "key_projection"), ("linformer", "value_projection"), ("performer", "projection"),
-              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias")]
+              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
+              *((label, name) for label in ("transformer_xl, biases", "compressive_transformer")
+                for name in ("relative_keys", "content_bias", "position_bias"))]
 
 
 @pytest.mark.parametrize("label, name", PARAMETERS)
@@ -471,7 +475,8 @@ def test_inputs_are_never_written(package, function):
         if case.function != function or not case.tiny:
             continue
         args, kwargs = case.draw(generator(case), np.float32)
-        arrays = [x for x in (*args, *kwargs.values()) if isinstance(x, np.ndarray)]
+        parts = (part for x in (*args, *kwargs.values()) for part in (x if isinstance(x, tuple) else (x,)))
+        arrays = [x for x in parts if isinstance(x, np.ndarray)]
         before = [x.tobytes() for x in arrays]
         result = case.call(package, args, kwargs)
         assert [x.tobytes() for x in arrays] == before, case.name

@@ -158,6 +158,7 @@ def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Ar
         for name, bias in (("content_bias", content_bias), ("position_bias", position_bias)))
     scale = scale_or_default(scale, q)
     for_position = for_position * scale
+    for_content = np.broadcast_to(for_content, (*lead, n, d))  # then all stretches have results of one shape
     position_lead = np.broadcast_shapes(for_position.shape[:-2], relative_keys.shape[:-2])
     out = empty((*lead, n, v.shape[-1]), q.dtype)
     block = tiles.TILE * max(1, TILES_AT_ONCE // max(1, math.prod(lead)))
