@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from cases import STEPS, VARIANTS
 
+import xfref
+
 Q = np.zeros((2, 3, 9, 4))
 K = np.zeros((2, 3, 11, 4))
 V = np.zeros((2, 3, 11, 5))
@@ -12,11 +14,14 @@ SLOTS = np.zeros((6, 11))
 ROWS = np.ones((6, 4))
 LSE = np.zeros((2, 3, 9))
 OUT = np.zeros((2, 3, 9, 5))
+OLDER = np.zeros((2, 4)), np.zeros((2, 5))
 
 OWN = {  # parameters that a function cannot do without
     "block_local": dict(block=3), "sliding_window": dict(left=1, right=1), "longformer": dict(window=2),
     "linformer": dict(key_projection=SLOTS, value_projection=SLOTS), "performer": dict(projection=ROWS),
     "performer_step": dict(projection=ROWS),
+    "transformer_xl": dict(relative_keys=np.zeros((11, 4))),
+    "compressive_transformer": dict(memory=OLDER, compressed=OLDER, relative_keys=np.zeros((15, 4))),
 }
 # those that are called with q, k and v under these names
 FUNCTIONS = sorted({variant.function for variant in VARIANTS.values() if variant.call is None})
@@ -195,6 +200,82 @@ TABLE = [  # (call, the error, words of its message)
     (on("performer", features=None), ValueError, ["features", "positive", "None"]),
     (on("performer", scale=0), ValueError, ["scale", "positive", "0"]),
     (on("performer", scale=-1.0), ValueError, ["scale", "positive", "-1.0"]),
+    # transformer_xl
+    (on("transformer_xl", q=zeros(2, 3, 12, 4)), ValueError, ["at least as many keys", "n = 12", "m = 11"]),
+    (on("transformer_xl", relative_keys=zeros(10, 4)), ValueError, ["relative_keys", "11, 4", "(10, 4)"]),
+    (on("transformer_xl", relative_keys=zeros(11, 5)), ValueError, ["relative_keys", "11, 4", "(11, 5)"]),
+    (on("transformer_xl", relative_keys=zeros(2, 11, 4)), ValueError,
+     ["relative_keys", "(2, 3)", "(2, 11, 4)"]),
+    (on("transformer_xl", relative_keys=zeros(11, 4).tolist()), TypeError,
+     ["relative_keys", "floats", "list"]),
+    (on("transformer_xl", relative_keys=None), TypeError, ["relative_keys", "floats", "None"]),
+    (on("transformer_xl", content_bias=zeros(5)), ValueError, ["content_bias", "4", "(5,)"]),
+    (on("transformer_xl", content_bias=zeros(2, 4)), ValueError, ["content_bias", "(2, 3)", "(2, 4)"]),
+    (on("transformer_xl", position_bias=zeros(3, 11, 4)), ValueError, ["position_bias", "(3, 11, 4)"]),
+    (on("transformer_xl", position_bias=[0.0] * 4), TypeError, ["position_bias", "floats", "list"]),
+    # compressive_transformer
+    (on("compressive_transformer", q=zeros(2, 3, 12, 4)), ValueError,
+     ["at least as many keys", "n = 12", "m = 11"]),
+    (on("compressive_transformer", relative_keys=zeros(11, 4)), ValueError,
+     ["relative_keys", "15, 4", "(11, 4)"]),
+    (on("compressive_transformer", memory=None), TypeError, ["memory", "pair", "None"]),
+    (on("compressive_transformer", memory=zeros(2, 4)), TypeError, ["memory", "pair", "ndarray of float64"]),
+    (on("compressive_transformer", compressed=()), TypeError, ["compressed", "pair", "length 0"]),
+    (on("compressive_transformer", compressed=(*OLDER, *OLDER)), TypeError,
+     ["compressed", "pair", "length 4"]),
+    (on("compressive_transformer", memory=(zeros(2, 5), zeros(2, 5))), ValueError,
+     ["memory[0]", "4", "(2, 5)"]),
+    (on("compressive_transformer", memory=(zeros(2, 4), zeros(3, 5))), ValueError,
+     ["memory[1]", "2, 5", "(3, 5)"]),
+    (on("compressive_transformer", compressed=(zeros(2, 4), zeros(2, 4))), ValueError,
+     ["compressed[1]", "2, 5", "(2, 4)"]),
+    (on("compressive_transformer", compressed=(zeros(2, 2, 4), zeros(2, 5))), ValueError,
+     ["compressed[0]", "(2, 3)", "(2, 2, 4)"]),
+    (on("compressive_transformer", memory=(zeros(2, 4).tolist(), zeros(2, 5))), TypeError,
+     ["memory[0]", "floats", "list"]),
+    (on("compressive_transformer", content_bias=zeros(5)), ValueError, ["content_bias", "4", "(5,)"]),
+    (on("compressive_transformer", position_bias=zeros(4).astype(int)), TypeError,
+     ["position_bias", "floats", "int64"]),
+    # the compressions and the memories, in xfref alone
+    *(((name, args, {}), error, words) for name, args, error, words in [
+        ("compress_mean", (Q, 2), ValueError, ["x needs", "multiple", "rate 2", "9"]),
+        ("compress_mean", (Q, 0), ValueError, ["rate", "at least 1", "0"]),
+        ("compress_mean", (Q, 3.0), TypeError, ["rate", "integer", "float 3.0"]),
+        ("compress_max", (Q, 4), ValueError, ["x needs", "multiple", "rate 4", "9"]),
+        ("compress_max", (Q.tolist(), 3), TypeError, ["x needs", "list"]),
+        ("compress_max", (zeros(4), 2), ValueError, ["x needs", "2 axes", "(4,)"]),
+        ("compress_conv", (Q, zeros(2, 4, 4)), ValueError, ["x needs", "multiple", "rate 2", "9"]),
+        ("compress_conv", (Q, zeros(3, 4, 5)), ValueError, ["kernel", "4, 4", "(3, 4, 5)"]),
+        ("compress_conv", (Q, zeros(0, 4, 4)), ValueError, ["rate", "at least 1", "0"]),
+        ("compress_conv", (Q, zeros(3, 4, 4).tolist()), TypeError, ["kernel", "floats", "list"]),
+        ("compress_conv", (Q.tolist(), zeros(3, 4, 4)), TypeError, ["x needs", "list"]),
+        ("compress_dilated", (Q[..., :6, :], zeros(2, 2, 4, 4)), ValueError,
+         ["x needs", "multiple", "rate 4", "6"]),
+        ("compress_dilated", (Q, zeros(2, 3, 4, 4)), ValueError, ["kernels", "2, 4, 4", "(2, 3, 4, 4)"]),
+        ("compress_dilated", (Q, zeros(0, 2, 4, 4)), ValueError, ["kernels", "at least 1", "0"]),
+        ("compress_dilated", (zeros(4), zeros(2, 2, 4, 4)), ValueError, ["x needs", "2 axes"]),
+        ("compress_most_used", (Q, zeros(9), 2), ValueError, ["x needs", "multiple", "rate 2", "9"]),
+        ("compress_most_used", (Q, zeros(8), 3), ValueError, ["usage", "9", "(8,)"]),
+        ("compress_most_used", (Q, zeros(2, 9), 3), ValueError, ["usage", "(2, 3)", "(2, 9)"]),
+        ("compress_most_used", (Q, zeros(9).astype(int), 3), TypeError, ["usage", "floats", "int64"]),
+        ("reconstruction_loss", (Q.tolist(), K, V, K, V), TypeError, ["q needs", "list"]),
+        ("reconstruction_loss", (Q, K.tolist(), V, K, V), TypeError, ["old_k", "list"]),
+        ("reconstruction_loss", (Q, K, V, K.astype(np.float32), V), TypeError,
+         ["new_k", "float64", "float32"]),
+        ("reconstruction_loss", (Q, K, V, K, zeros(5)), ValueError, ["new_v", "2 axes"]),
+        ("reconstruction_loss", (Q, K, V, K, V[..., :1]), ValueError, ["old_v and new_v", "width", "5", "1"]),
+    ]),
+    *((("compressive_update", args,
+        dict(memory_length=2, compressed_length=2, compress=lambda p: np.negative) | wrong), error, words)
+      for args, wrong, error, words in [
+        ((Q, Q, Q.tolist()), {}, TypeError, ["segment", "list"]),
+        ((Q, Q, zeros(4)), {}, ValueError, ["segment", "2 axes"]),
+        ((Q.tolist(), Q, Q), {}, TypeError, ["memory", "list"]),
+        ((Q[..., :3], Q, Q), {}, ValueError, ["memory", "4", "(2, 3, 9, 3)"]),
+        ((Q, zeros(2, 9, 4), Q), {}, ValueError, ["compressed", "(2, 3)", "(2, 9, 4)"]),
+        ((Q, Q, Q), dict(memory_length=-1), ValueError, ["memory_length", "at least 0", "-1"]),
+        ((Q, Q, Q), dict(compressed_length=2.0), TypeError, ["compressed_length", "integer", "2.0"]),
+    ]),
     # steps
     *((step(function, **wrong), error, words) for function in STEPS for wrong, error, words in [
         (dict(k=K), ValueError, ["9", "11"]),
@@ -224,16 +305,19 @@ REFUSED = [
     *((on(function, dropout=0.1), "dropout") for function in FUNCTIONS),
     (on("sliding_window", causal=True), "causal"),
     (on("linformer", causal=True), "causal"),
+    (on("transformer_xl", causal=True), "causal"),
+    (on("compressive_transformer", same_length=True), "same_length"),
     (on("linear_transformer", scale=1.0), "scale"),
     *(((function, (Q, K, V), {}), missing) for function, missing in [
         ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
-        ("linformer", "key_projection"), ("performer", "projection")]),
+        ("linformer", "key_projection"), ("performer", "projection"), ("transformer_xl", "relative_keys"),
+        ("compressive_transformer", "memory")]),
 ]
 
 
 def run(package, call):
     name, args, kwargs = call
-    function = package
+    function = package if hasattr(package, name.split(".")[0]) else xfref
     for part in name.split("."):
         function = getattr(function, part)
     return function(*args, **{key: x(package.patterns) if callable(x) else x for key, x in kwargs.items()})

@@ -31,14 +31,16 @@ CASES = [(path.stem, case) for path in sorted(FOLDER.glob("*.npz")) for case in 
 
 
 def keywords(call, arrays, prefix=""):
-    """The keyword arguments of a call; those listed under "arrays" are stored beside it."""
+    """The keyword arguments of a call; those listed under "arrays" and "pairs" are stored beside it."""
     named = {name: arrays[prefix + name] for name in call.get("arrays", ())}
-    return {name: x for name, x in call.items() if name != "arrays"} | named
+    pairs = {name: (arrays[f"{name}/k"], arrays[f"{name}/v"]) for name in call.get("pairs", ())}
+    return {name: x for name, x in call.items() if name not in ("arrays", "pairs")} | named | pairs
 
 
 def attention_paper(package, paper, arrays, call):
-    function = getattr(package, call.pop("function", paper))
-    args = [arrays[name] for name in "qkv"]
+    name = call.pop("function", paper)
+    function = getattr(package if hasattr(package, name) else xfref, name)
+    args = [arrays[x] for x in call.pop("inputs", "qkv")]
     if function.__name__.endswith("_step"):
         return in_uneven_steps(function, args, call)
     return function(*args, **call)
@@ -111,6 +113,7 @@ def test_every_array_of_the_files_is_used():
         arrays = read(paper)[case]
         call = json.loads(str(arrays["call"]))
         used = {*RECORDED, *call.get("arrays", ()), *call.get("inputs", "qkv"),
+                *(f"{name}/{part}" for name in call.get("pairs", ()) for part in "kv"),
                 *(f"weights/{name}" for name in call.get("weights", ())),
                 *(f"attend/{name}" for name in call.get("attend", {}).get("arrays", ()))}
         assert set(arrays) <= used, f"{paper}/{case}: {sorted(set(arrays) - used)}"

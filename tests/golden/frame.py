@@ -25,6 +25,8 @@ PEERS = {  # the versions and licences that this script was written against
     "performer-pytorch": ("1.1.4", "MIT"),
     "pytorch-fast-transformers": ("0.4.0", "MIT"),
     "long-range-arena": ("git cd31e5c", "Apache-2.0"),
+    "transformer-xl": ("git 44781ed", "Apache-2.0"),
+    "compressive-transformer-pytorch": ("0.4.0", "MIT"),
 }
 LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a checkout
     "linear_transformer/linear_attention.py":

@@ -94,8 +94,9 @@ def test_distances_that_are_all_alike_leave_causal_attention(package, n, m, rng)
 @law("transformer_xl")
 def test_keys_that_are_all_alike_leave_distances(package, rng):
     q, k, v = qkv(rng, 7, 12)
-    w, bias, alike = rng.standard_normal((12, 4)), rng.standard_normal(4), np.repeat(k[..., :1, :], 12, axis=-2)
-    out = package.transformer_xl(q, alike, v, relative_keys=w, position_bias=bias)
+    w, bias = rng.standard_normal((12, 4)), rng.standard_normal(4)
+    out = package.transformer_xl(q, np.repeat(k[..., :1, :], 12, axis=-2), v, relative_keys=w,
+                                 position_bias=bias)
     for i in range(7):  # a row for itself, in the order of distance
         near = v[..., i + 5::-1, :]
         close(out[..., i:i + 1, :], package.attention(q[..., i:i + 1, :] + bias, w[:i + 6], near))
