@@ -144,7 +144,7 @@ def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Ar
     bias of its attention to each stretch, skewed in place, and the stretches are merged.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n m (d + e)) time, half of it if m = n; O(n (d + e) + m d) memory and a block of scores.
+    Cost: O(n m (d + e)) time, half of it if m = n; O(n + m d) memory and a block of scores.
     """
     n, m = lengths(q, k, v, more_keys=True)
     lead, d = leading(q, k, v), q.shape[-1]
@@ -153,13 +153,11 @@ def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Ar
     before = sum(keys.shape[-2] for keys, _ in older)
     relative_keys = parameter("relative_keys", relative_keys, q.dtype, own=(before + m, d), lead=lead)
     farthest_first = np.ascontiguousarray(relative_keys[..., ::-1, :].swapaxes(-1, -2))  # (...,d,before + m)
-    for_content, for_position = (
-        q if bias is None else q + parameter(name, bias, q.dtype, own=(d,), lead=lead)[..., None, :]
-        for name, bias in (("content_bias", content_bias), ("position_bias", position_bias)))
+    content_bias, position_bias = (
+        parameter(name, np.zeros(d) if x is None else x, q.dtype, own=(d,), lead=lead)[..., None, :]
+        for name, x in (("content_bias", content_bias), ("position_bias", position_bias)))
     scale = scale_or_default(scale, q)
-    for_position = for_position * scale
-    for_content = np.broadcast_to(for_content, (*lead, n, d))  # then all stretches have results of one shape
-    position_lead = np.broadcast_shapes(for_position.shape[:-2], relative_keys.shape[:-2])
+    by_distance = np.broadcast_shapes(*(x.shape[:-2] for x in (q, position_bias, relative_keys)))
     out = empty((*lead, n, v.shape[-1]), q.dtype)
     block = tiles.TILE * max(1, TILES_AT_ONCE // max(1, math.prod(lead)))
     if same_length:  # of the scores of a block that is much longer than the memory, few would be needed
@@ -168,9 +166,11 @@ def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Ar
         last = min(first + block, n)
         seen = slice(first if same_length else 0, last + m - n)  # what the block sees of k
         width = before + seen.stop - seen.start
-        bias = _shifted(project(for_position[..., first:last, :], farthest_first[..., before + m - width:],
-                                position_lead))
-        queries = for_content[..., first:last, :]
+        rows = q[..., first:last, :]
+        bias = _shifted(project((rows + position_bias) * scale, farthest_first[..., before + m - width:],
+                                by_distance))
+        # all stretches give results of one shape, whatever their own leading axes
+        queries = np.broadcast_to(rows + content_bias, (*lead, last - first, d))
         own = tiles.band(last - first, width - before, n - m if same_length else -tiles.WIDE, 0)
         result = attend(queries, k[..., seen, :], v[..., seen, :], own, bias=bias[..., before:], scale=scale,
                         key_mask=None if key_mask is None else key_mask[..., seen])
@@ -181,6 +181,7 @@ def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Ar
                                                    scale=scale))
             start = stop
         out[..., first:last, :] = result[0]
+        del bias  # else two blocks of scores would be in memory
     return out
 
 

@@ -158,11 +158,11 @@ def relative_attention(q: Array, k: Array, v: Array, *, relative_keys: Array,
     n, m = lengths(q, k, v, more_keys=True)
     lead, d = leading(q, k, v), q.shape[-1]
     relative_keys = parameter("relative_keys", relative_keys, q.dtype, own=(m, d), lead=lead)
-    for_content, for_position = (
-        q if bias is None else q + parameter(name, bias, q.dtype, own=(d,), lead=lead)[..., None, :]
-        for name, bias in (("content_bias", content_bias), ("position_bias", position_bias)))
-    position = relative_shift(for_position @ relative_keys.swapaxes(-1, -2))
-    return attention(for_content, k, v, bias=scale_or_default(scale, q) * position, mask=mask,
+    content_bias, position_bias = (
+        parameter(name, np.zeros(d) if x is None else x, q.dtype, own=(d,), lead=lead)[..., None, :]
+        for name, x in (("content_bias", content_bias), ("position_bias", position_bias)))
+    position = relative_shift((q + position_bias) @ relative_keys.swapaxes(-1, -2))
+    return attention(q + content_bias, k, v, bias=scale_or_default(scale, q) * position, mask=mask,
                      key_mask=key_mask, causal=True, scale=scale)
 
 

@@ -150,3 +150,27 @@ def test_an_older_key_that_is_hidden_counts_as_absent(package, rng):
     shorter = own | dict(relative_keys=own["relative_keys"][:, :9])
     close(package.transformer_xl(q, k, v, **own, key_mask=np.arange(12) >= 3),
           package.transformer_xl(q, k[..., 3:, :], v[..., 3:, :], **shorter))
+
+
+@law("transformer_xl")
+def test_the_fast_twin_keeps_the_scores_of_one_block():
+    import tracemalloc
+
+    import xfaccel
+    from xfaccel.engine.cpu.threads import limited  # a helper that has not woken yet holds on to its block
+
+    rng = np.random.default_rng(0)
+    q, k, v = (x.astype(np.float32) for x in qkv(rng, 640, 700, d=8, e=8, lead=(16,)))
+    relative_keys = rng.standard_normal((700, 8))
+    row = 4 * 16 * 64  # bytes for a key: float32, 16 heads, a block of 64 queries
+    for same_length, keys in ((False, 700), (True, 64 + 60)):
+        options = dict(relative_keys=relative_keys, same_length=same_length)
+        with limited(1):
+            out = xfaccel.transformer_xl(q, k, v, **options)
+            tracemalloc.start()
+            try:
+                xfaccel.transformer_xl(q, k, v, **options)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        assert peak - out.nbytes < row * keys + 500_000  # scratch and small arrays
