@@ -86,6 +86,8 @@ def ring(rng, n, d, e, embedded=(), relay=()):
                 value_embedded=rng.standard_normal((*embedded, n, e)),
                 key_relay=rng.standard_normal((*relay, 1, d)),
                 value_relay=rng.standard_normal((*relay, 1, e)))
+
+
 def global_tokens(rng, d, e, count=3, lead=()):
     return dict(global_q=rng.standard_normal((*lead, count, d)),
                 global_k=rng.standard_normal((*lead, count, d)),
@@ -109,6 +111,8 @@ def with_global_tokens(function, q, k, v, *, global_q, global_k, global_v, seen=
 def random_blocks(rng, n, block, r=2, lead=()):
     number = -(-n // block)
     return dict(block=block, random_blocks=rng.integers(0, max(number, 1), (*lead, number, r)))
+
+
 def some_clusters(rng, n, number=3, lead=()):
     """Overlapping clusters of half of n rows, every row in at least one: (lead..., number, ceil(n/2))."""
     order = rng.permuted(np.broadcast_to(np.arange(n), (*lead, n)), axis=-1)
@@ -124,6 +128,8 @@ def routes(rng, n, m, number=3, lead=()):
 def block_sort(rng, n, block, lead=()):
     """A mixture of blocks of n tokens, whose rows do not sum to 1."""
     return dict(sort=rng.random((*lead, -(-n // block), -(-n // block))), block=block)
+
+
 def hashed(rng, n, rounds=2, buckets=5, lead=(), **options):
     return dict(buckets=rng.integers(0, buckets, (*lead, rounds, n)), **options)
 
@@ -131,6 +137,19 @@ def hashed(rng, n, rounds=2, buckets=5, lead=(), **options):
 def shared_qk(function, q, k, v, **options):
     """The call of a function whose queries are its keys: those of the case are left out."""
     return function(q, v, **options)
+
+
+def by_distance(rng, m, d, *, lead=(), biases=True):
+    """Keys for the distances 0 to m - 1 of `lead` heads, and the queries that all positions share."""
+    drawn = {f"{name}_bias": rng.standard_normal((*lead, d)) for name in ("content", "position") if biases}
+    return dict(relative_keys=rng.standard_normal((*lead, m, d))) | drawn
+
+
+def memories(rng, m, d, e, *, memory=6, compressed=3, lead=(), biases=True):
+    """Two older stretches of keys and values, and the keys for all distances."""
+    return by_distance(rng, compressed + memory + m, d, lead=lead, biases=biases) | {
+        name: (rng.standard_normal((*lead, length, d)), rng.standard_normal((*lead, length, e)))
+        for name, length in (("memory", memory), ("compressed", compressed))}
 
 
 def some_of(m, *wanted):
@@ -226,6 +245,22 @@ VARIANTS = {
     "performer, trigonometric": Variant("performer", lambda rng, n, m, d, e: directions(
         rng, d, "trigonometric"), size=0.3),
     "performer, relu": Variant("performer", lambda rng, n, m, d, e: directions(rng, d, "relu", rows=30)),
+    "transformer_xl": Variant("transformer_xl", lambda rng, n, m, d, e: by_distance(rng, m, d, biases=False),
+                              causal=False, always_causal=True, lengths="more keys"),
+    "transformer_xl, biases": Variant("transformer_xl", lambda rng, n, m, d, e: by_distance(rng, m, d),
+                                      causal=False, always_causal=True, lengths="more keys",
+                                      linear_in_q=False),
+    # how many keys a query sees depends on the number of queries
+    "transformer_xl, same length": Variant("transformer_xl", lambda rng, n, m, d, e: by_distance(
+        rng, m, d) | dict(same_length=True), causal=False, always_causal=True, lengths="more keys",
+        per_query=True, linear_in_q=False),
+    "compressive_transformer": Variant("compressive_transformer", lambda rng, n, m, d, e: memories(
+        rng, m, d, e), causal=False, always_causal=True, lengths="more keys", own_values=True,
+        linear_in_q=False),
+    "compressive_transformer, nothing older": Variant(
+        "compressive_transformer", lambda rng, n, m, d, e: memories(
+            rng, m, d, e, memory=0, compressed=0, biases=False),
+        causal=False, always_causal=True, lengths="more keys"),
 }
 
 STEPS = {  # the streaming form of a variant: its own parameters are those of the variant
@@ -874,6 +909,33 @@ SPECIAL = [
       )),
     special("performer", "positive, large entries", Shape(20, 20), lambda rng: dict(
         projection=rng.standard_normal((12, 8)), causal=True), size=6.0),
+    # recurrence
+    special("transformer_xl", "keys by distance and biases per head", Shape(13, 20, k=(2, 1)),
+            lambda rng: by_distance(rng, 20, 8, lead=(3,))),
+    special("transformer_xl", "content bias alone, per batch entry", Shape(13, 20), lambda rng: by_distance(
+        rng, 20, 8, biases=False) | dict(content_bias=rng.standard_normal((2, 1, 8)))),
+    special("transformer_xl", "position bias alone", Shape(13, 20), lambda rng: by_distance(
+        rng, 20, 8, biases=False) | dict(position_bias=rng.standard_normal((3, 8)))),
+    special("transformer_xl", "same length, all options", Shape(13, 20), lambda rng: by_distance(
+        rng, 20, 8, lead=(3,)) | dict(same_length=True, key_mask=rng.random((2, 1, 20)) < 0.7, scale=0.3)),
+    special("transformer_xl", "same length, no memory", Shape(13, 13), lambda rng: by_distance(
+        rng, 13, 8) | dict(same_length=True)),
+    # with 16 leading entries a block of queries is one tile
+    special("transformer_xl", "several blocks", Shape(150, 170, q=(16,), k=(1,)), lambda rng: by_distance(
+        rng, 170, 8)),
+    special("transformer_xl", "several blocks, same length", Shape(150, 170, q=(16,), k=(1,)),
+            lambda rng: by_distance(rng, 170, 8) | dict(same_length=True)),
+    special("transformer_xl", "blocks as long as the memory", Shape(180, 250, q=(2,), k=(2,)),
+            lambda rng: by_distance(rng, 250, 8, lead=(2,)) | dict(same_length=True)),
+    special("compressive_transformer", "memories per head, one K/V head", Shape(13, 17, k=(2, 1)),
+            lambda rng: memories(rng, 17, 8, 6, lead=(3,)) | dict(key_mask=rng.random((2, 1, 17)) < 0.7)),
+    special("compressive_transformer", "memory alone", Shape(13, 13), lambda rng: memories(
+        rng, 13, 8, 6, compressed=0)),
+    special("compressive_transformer", "compressed memory alone", Shape(13, 13), lambda rng: memories(
+        rng, 13, 8, 6, memory=0)),
+    special("compressive_transformer", "no keys of its own", Shape(0, 0), lambda rng: memories(rng, 0, 8, 6)),
+    special("compressive_transformer", "several blocks", Shape(130, 130, q=(16,), k=(1,)),
+            lambda rng: memories(rng, 130, 8, 6, memory=70, compressed=20)),
 ]
 
 

@@ -64,10 +64,10 @@ def expected(call, args, kwargs):
 
 
 def _widen(x, dtype):
-    """A float array as the wider dtype; a parameter is rounded to `dtype` before, as the functions do."""
+    """Float arrays as the wider dtype; a parameter is rounded to `dtype` before, as the functions do."""
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
         return x.astype(dtype).astype(WIDER[dtype])
-    return x
+    return tuple(_widen(part, dtype) for part in x) if isinstance(x, tuple) else x
 
 
 def _difference(x, truth):

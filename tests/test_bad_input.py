@@ -19,6 +19,7 @@ ROUTES = np.array([[0, 3, 4], [1, 3, 8]])
 SORT = np.ones((3, 3))
 LSE = np.zeros((2, 3, 9))
 OUT = np.zeros((2, 3, 9, 5))
+OLDER = np.zeros((2, 4)), np.zeros((2, 5))
 
 OWN = {  # parameters that a function cannot do without
     "block_local": dict(block=3), "sliding_window": dict(left=1, right=1), "longformer": dict(window=2),
@@ -26,18 +27,16 @@ OWN = {  # parameters that a function cannot do without
     "sparse_fixed": dict(stride=4, summary=2),
     "star_ring": dict(key_embedded=np.zeros((11, 4)), value_embedded=np.zeros((11, 5)),
                       key_relay=np.zeros((1, 4)), value_relay=np.zeros((1, 5))),
-    "linformer": dict(key_projection=SLOTS, value_projection=SLOTS), "performer": dict(projection=ROWS),
-    "performer_step": dict(projection=ROWS), "bigbird": dict(block=3, random_blocks=np.zeros((4, 2), int)),
-    "performer_step": dict(projection=ROWS), "adaptive_span": dict(span=2, ramp=3),
-    "shaw": dict(key_table=np.zeros((5, 4))),
-    "performer_step": dict(projection=ROWS), "image_1d": dict(block=3, memory=2),
+    "bigbird": dict(block=3, random_blocks=np.zeros((4, 2), int)), "image_1d": dict(block=3, memory=2),
     "image_2d": dict(shape=(1, 11), block=(2, 3), flange=(1, 2)), "axial": dict(shape=(1, 11), axis=1),
-    "linformer": dict(key_projection=SLOTS, value_projection=SLOTS),
-    "memory_compressed": dict(key_kernel=KERNEL, value_kernel=np.zeros((3, 5, 5))),
-    "performer": dict(projection=ROWS),
-    "performer_step": dict(projection=ROWS),
+    "adaptive_span": dict(span=2, ramp=3), "shaw": dict(key_table=np.zeros((5, 4))),
     "routing": dict(query_clusters=ROUTES, key_clusters=ROUTES), "sinkhorn": dict(sort=SORT, block=4),
     "sinkhorn_cut": dict(sort=SORT, block=4, keep=1),
+    "linformer": dict(key_projection=SLOTS, value_projection=SLOTS),
+    "memory_compressed": dict(key_kernel=KERNEL, value_kernel=np.zeros((3, 5, 5))),
+    "performer": dict(projection=ROWS), "performer_step": dict(projection=ROWS),
+    "transformer_xl": dict(relative_keys=np.zeros((11, 4))),
+    "compressive_transformer": dict(memory=OLDER, compressed=OLDER, relative_keys=np.zeros((15, 4))),
 }
 # those that are called with q, k and v under these names
 FUNCTIONS = sorted({variant.function for variant in VARIANTS.values() if variant.call is None})
@@ -452,6 +451,82 @@ TABLE = [  # (call, the error, words of its message)
     ]),
     (on("sinkhorn_cut", keep=0), ValueError, ["keep", "at least 1", "0"]),
     (on("sinkhorn_cut", keep=1.0), TypeError, ["keep", "integer", "1.0"]),
+    # transformer_xl
+    (on("transformer_xl", q=zeros(2, 3, 12, 4)), ValueError, ["at least as many keys", "n = 12", "m = 11"]),
+    (on("transformer_xl", relative_keys=zeros(10, 4)), ValueError, ["relative_keys", "11, 4", "(10, 4)"]),
+    (on("transformer_xl", relative_keys=zeros(11, 5)), ValueError, ["relative_keys", "11, 4", "(11, 5)"]),
+    (on("transformer_xl", relative_keys=zeros(2, 11, 4)), ValueError,
+     ["relative_keys", "(2, 3)", "(2, 11, 4)"]),
+    (on("transformer_xl", relative_keys=zeros(11, 4).tolist()), TypeError,
+     ["relative_keys", "floats", "list"]),
+    (on("transformer_xl", relative_keys=None), TypeError, ["relative_keys", "floats", "None"]),
+    (on("transformer_xl", content_bias=zeros(5)), ValueError, ["content_bias", "4", "(5,)"]),
+    (on("transformer_xl", content_bias=zeros(2, 4)), ValueError, ["content_bias", "(2, 3)", "(2, 4)"]),
+    (on("transformer_xl", position_bias=zeros(3, 11, 4)), ValueError, ["position_bias", "(3, 11, 4)"]),
+    (on("transformer_xl", position_bias=[0.0] * 4), TypeError, ["position_bias", "floats", "list"]),
+    # compressive_transformer
+    (on("compressive_transformer", q=zeros(2, 3, 12, 4)), ValueError,
+     ["at least as many keys", "n = 12", "m = 11"]),
+    (on("compressive_transformer", relative_keys=zeros(11, 4)), ValueError,
+     ["relative_keys", "15, 4", "(11, 4)"]),
+    (on("compressive_transformer", memory=None), TypeError, ["memory", "pair", "None"]),
+    (on("compressive_transformer", memory=zeros(2, 4)), TypeError, ["memory", "pair", "ndarray of float64"]),
+    (on("compressive_transformer", compressed=()), TypeError, ["compressed", "pair", "length 0"]),
+    (on("compressive_transformer", compressed=(*OLDER, *OLDER)), TypeError,
+     ["compressed", "pair", "length 4"]),
+    (on("compressive_transformer", memory=(zeros(2, 5), zeros(2, 5))), ValueError,
+     ["memory[0]", "4", "(2, 5)"]),
+    (on("compressive_transformer", memory=(zeros(2, 4), zeros(3, 5))), ValueError,
+     ["memory[1]", "2, 5", "(3, 5)"]),
+    (on("compressive_transformer", compressed=(zeros(2, 4), zeros(2, 4))), ValueError,
+     ["compressed[1]", "2, 5", "(2, 4)"]),
+    (on("compressive_transformer", compressed=(zeros(2, 2, 4), zeros(2, 5))), ValueError,
+     ["compressed[0]", "(2, 3)", "(2, 2, 4)"]),
+    (on("compressive_transformer", memory=(zeros(2, 4).tolist(), zeros(2, 5))), TypeError,
+     ["memory[0]", "floats", "list"]),
+    (on("compressive_transformer", content_bias=zeros(5)), ValueError, ["content_bias", "4", "(5,)"]),
+    (on("compressive_transformer", position_bias=zeros(4).astype(int)), TypeError,
+     ["position_bias", "floats", "int64"]),
+    # the compressions and the memories, in xfref alone
+    *(((name, args, {}), error, words) for name, args, error, words in [
+        ("compress_mean", (Q, 2), ValueError, ["x needs", "multiple", "rate 2", "9"]),
+        ("compress_mean", (Q, 0), ValueError, ["rate", "at least 1", "0"]),
+        ("compress_mean", (Q, 3.0), TypeError, ["rate", "integer", "float 3.0"]),
+        ("compress_max", (Q, 4), ValueError, ["x needs", "multiple", "rate 4", "9"]),
+        ("compress_max", (Q.tolist(), 3), TypeError, ["x needs", "list"]),
+        ("compress_max", (zeros(4), 2), ValueError, ["x needs", "2 axes", "(4,)"]),
+        ("compress_conv", (Q, zeros(2, 4, 4)), ValueError, ["x needs", "multiple", "rate 2", "9"]),
+        ("compress_conv", (Q, zeros(3, 4, 5)), ValueError, ["kernel", "4, 4", "(3, 4, 5)"]),
+        ("compress_conv", (Q, zeros(0, 4, 4)), ValueError, ["rate", "at least 1", "0"]),
+        ("compress_conv", (Q, zeros(3, 4, 4).tolist()), TypeError, ["kernel", "floats", "list"]),
+        ("compress_conv", (Q.tolist(), zeros(3, 4, 4)), TypeError, ["x needs", "list"]),
+        ("compress_dilated", (Q[..., :6, :], zeros(2, 2, 4, 4)), ValueError,
+         ["x needs", "multiple", "rate 4", "6"]),
+        ("compress_dilated", (Q, zeros(2, 3, 4, 4)), ValueError, ["kernels", "2, 4, 4", "(2, 3, 4, 4)"]),
+        ("compress_dilated", (Q, zeros(0, 2, 4, 4)), ValueError, ["kernels", "at least 1", "0"]),
+        ("compress_dilated", (zeros(4), zeros(2, 2, 4, 4)), ValueError, ["x needs", "2 axes"]),
+        ("compress_most_used", (Q, zeros(9), 2), ValueError, ["x needs", "multiple", "rate 2", "9"]),
+        ("compress_most_used", (Q, zeros(8), 3), ValueError, ["usage", "9", "(8,)"]),
+        ("compress_most_used", (Q, zeros(2, 9), 3), ValueError, ["usage", "(2, 3)", "(2, 9)"]),
+        ("compress_most_used", (Q, zeros(9).astype(int), 3), TypeError, ["usage", "floats", "int64"]),
+        ("reconstruction_loss", (Q.tolist(), K, V, K, V), TypeError, ["q needs", "list"]),
+        ("reconstruction_loss", (Q, K.tolist(), V, K, V), TypeError, ["old_k", "list"]),
+        ("reconstruction_loss", (Q, K, V, K.astype(np.float32), V), TypeError,
+         ["new_k", "float64", "float32"]),
+        ("reconstruction_loss", (Q, K, V, K, zeros(5)), ValueError, ["new_v", "2 axes"]),
+        ("reconstruction_loss", (Q, K, V, K, V[..., :1]), ValueError, ["old_v and new_v", "width", "5", "1"]),
+    ]),
+    *((("compressive_update", args,
+        dict(memory_length=2, compressed_length=2, compress=lambda p: np.negative) | wrong), error, words)
+      for args, wrong, error, words in [
+        ((Q, Q, Q.tolist()), {}, TypeError, ["segment", "list"]),
+        ((Q, Q, zeros(4)), {}, ValueError, ["segment", "2 axes"]),
+        ((Q.tolist(), Q, Q), {}, TypeError, ["memory", "list"]),
+        ((Q[..., :3], Q, Q), {}, ValueError, ["memory", "4", "(2, 3, 9, 3)"]),
+        ((Q, zeros(2, 9, 4), Q), {}, ValueError, ["compressed", "(2, 3)", "(2, 9, 4)"]),
+        ((Q, Q, Q), dict(memory_length=-1), ValueError, ["memory_length", "at least 0", "-1"]),
+        ((Q, Q, Q), dict(compressed_length=2.0), TypeError, ["compressed_length", "integer", "2.0"]),
+    ]),
     # steps
     *((step(function, **wrong), error, words) for function in STEPS for wrong, error, words in [
         (dict(k=K), ValueError, ["9", "11"]),
@@ -542,42 +617,29 @@ REFERENCE = [  # of what the specification alone has
 REFUSED = [
     *((on(function, casual=True), "casual") for function in FUNCTIONS),
     *((on(function, dropout=0.1), "dropout") for function in FUNCTIONS),
-    (on("sliding_window", causal=True), "causal"),
-    (on("linformer", causal=True), "causal"),
-    (on("star_ring", causal=True), "causal"),
-    (on("bigbird", causal=True), "causal"),
+    *((on(function, causal=True), "causal") for function in (
+        "sliding_window", "linformer", "star_ring", "bigbird", "adaptive_span", "sinkhorn_cut",
+        "transformer_xl", "compressive_transformer")),
     (on_etc(causal=True), "causal"),
-    (("etc", (Q, K, V, Q, K, V), {}), "radius"),
-    (("bigbird", (Q, K, V), dict(block=3)), "random_blocks"),
+    (on("compressive_transformer", same_length=True), "same_length"),
     (on("linear_transformer", scale=1.0), "scale"),
     (("synthesizer", (V, LOGITS), dict(scale=1.0)), "scale"),
     (("synthesizer", (V,), {}), "logits"),
+    (("etc", (Q, K, V, Q, K, V), {}), "radius"),
     *(((function, (Q, K, V), {}), missing) for function, missing in [
         ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
         ("random_tokens", "indices"), ("star_ring", "key_embedded"), ("sparse_strided", "stride"),
-        ("sparse_fixed", "stride"),
-        ("linformer", "key_projection"), ("performer", "projection")]),
-    (on("adaptive_span", causal=True), "causal"),
-    (on("linear_transformer", scale=1.0), "scale"),
-    *(((function, (Q, K, V), {}), missing) for function, missing in [
-        ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
-        ("linformer", "key_projection"), ("performer", "projection"), ("adaptive_span", "span"),
-        ("shaw", "key_table")]),
-        ("linformer", "key_projection"), ("performer", "projection"), ("image_1d", "memory"),
-        ("image_2d", "flange"), ("axial", "axis")]),
-        ("linformer", "key_projection"), ("memory_compressed", "key_kernel"), ("performer", "projection")]),
-    (on("sinkhorn_cut", causal=True), "causal"),
-    (on("linear_transformer", scale=1.0), "scale"),
-    *(((function, (Q, K, V), {}), missing) for function, missing in [
-        ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
-        ("linformer", "key_projection"), ("performer", "projection"), ("routing", "query_clusters"),
-        ("sinkhorn", "sort"), ("sinkhorn_cut", "keep")]),
+        ("sparse_fixed", "stride"), ("bigbird", "random_blocks"), ("image_1d", "memory"),
+        ("image_2d", "flange"), ("axial", "axis"), ("adaptive_span", "span"), ("shaw", "key_table"),
+        ("routing", "query_clusters"), ("sinkhorn", "sort"), ("sinkhorn_cut", "keep"),
+        ("linformer", "key_projection"), ("memory_compressed", "key_kernel"), ("performer", "projection"),
+        ("transformer_xl", "relative_keys"), ("compressive_transformer", "memory")]),
 ]
 
 
 def run(package, call):
     name, args, kwargs = call
-    function = package
+    function = package if hasattr(package, name.split(".")[0]) else xfref
     for part in name.split("."):
         function = getattr(function, part)
     return function(*args, **{key: x(package.patterns) if callable(x) else x for key, x in kwargs.items()})

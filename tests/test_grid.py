@@ -124,11 +124,14 @@ def length_before_heads(x):
 
 LAYOUTS = [np.asfortranarray, strided, strided_rows, padded_rows, reversed_rows, reversed_everywhere,
            read_only, unaligned, length_before_heads]
+LEAST_AXES = {length_before_heads: 3, strided_rows: 2, reversed_rows: 2}
 
 
 def laid(x, layout):
     """An array argument in another layout, where the layout has a meaning for it."""
-    if not isinstance(x, np.ndarray) or (layout is length_before_heads and x.ndim < 3):
+    if isinstance(x, tuple):
+        return tuple(laid(part, layout) for part in x)
+    if not isinstance(x, np.ndarray) or x.ndim < LEAST_AXES.get(layout, 1):
         return x
     if x.dtype == bool and layout is unaligned:  # a byte is never unaligned
         return x
@@ -139,8 +142,13 @@ def arguments(label, rng, n=21, m=21, dtype=np.float32, lead=(2, 3)):
     shape = Shape(n, m, 7, 10, lead, lead)
     args = draw_qkv(rng, dtype, shape, VARIANTS[label].size)
     # parameters already in the dtype of q, so that no cast hides how a layout is read
-    return args, {name: x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
-                  for name, x in options_of(label, rng, shape).items()}
+    return args, {name: cast(x, dtype) for name, x in options_of(label, rng, shape).items()}
+
+
+def cast(x, dtype):
+    if isinstance(x, tuple):
+        return tuple(cast(part, dtype) for part in x)
+    return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
 def same_bits(a, b):

@@ -20,6 +20,18 @@ ANY_LENGTH = [label for label in BY_KEY if VARIANTS[label].lengths == "any"]
 FROM_KEYS = [label for label in BY_KEY if not VARIANTS[label].own_values]
 EVERYWHERE = ("attention", "attention_lse", "linear_transformer", "performer")  # every query sees every key
 
+# parameters that are arrays of numbers, (lead..., own axes)
+OWN_ARRAYS = [(label, name) for label, names in {
+    "linformer": ["key_projection", "value_projection"], "performer": ["projection"],
+    "star_ring": ["key_embedded", "value_embedded", "key_relay", "value_relay"],
+    "etc, biased": ["long_bias", "long_to_global_bias", "global_bias", "global_to_long_bias"],
+    "adaptive_span, positions": ["position_keys"], "shaw, values": ["key_table", "value_table"],
+    "sinkhorn": ["sort"], "sinkhorn_cut": ["sort"], "memory_compressed": ["key_kernel", "value_kernel"],
+    "memory_compressed, null slot": ["null_key", "null_value"],
+    "transformer_xl, biases": ["relative_keys", "content_bias", "position_bias"],
+    "compressive_transformer": ["relative_keys", "content_bias", "position_bias"],
+}.items() for name in names]
+
 each_variant = pytest.mark.parametrize("label", VARIANTS)
 # those that are called with q, k and v under these names
 each_of_qkv = pytest.mark.parametrize("label", [x for x, variant in VARIANTS.items() if variant.call is None])
@@ -70,26 +82,7 @@ def test_leading_axes_broadcast_by_numpys_rules(package, label, rng):
         same(outputs(package, label, args, **options), entry_by_entry(package, label, args, lead, **options))
 
 
-RING = [("star_ring", name) for name in ("key_embedded", "value_embedded", "key_relay", "value_relay")]
-
-
-@pytest.mark.parametrize("label, name", [("linformer", "key_projection"), ("linformer", "value_projection"),
-                                         ("performer", "projection"), *RING])
-ETC_BIASES = [("etc, biased", name) for name in ("long_bias", "long_to_global_bias", "global_bias",
-                                                 "global_to_long_bias")]
-
-
-@pytest.mark.parametrize("label, name", [("linformer", "key_projection"), ("linformer", "value_projection"),
-                                         ("performer", "projection"), *ETC_BIASES])
-                                         ("performer", "projection"), ("shaw, values", "key_table"),
-                                         ("shaw, values", "value_table"),
-                                         ("adaptive_span, positions", "position_keys")])
-@pytest.mark.parametrize("label, name", [
-    ("linformer", "key_projection"), ("linformer", "value_projection"), ("memory_compressed", "key_kernel"),
-    ("memory_compressed", "value_kernel"), ("memory_compressed, null slot", "null_key"),
-    ("memory_compressed, null slot", "null_value"), ("performer", "projection")])
-                                         ("performer", "projection"), ("sinkhorn", "sort"),
-                                         ("sinkhorn_cut", "sort")])
+@pytest.mark.parametrize("label, name", OWN_ARRAYS)
 def test_every_array_parameter_is_lead_and_own_axes(package, label, name, rng):
     args, options = inputs(label, rng)
     for lead in ((3,), (2, 1), (1, 3), (2, 3), (1,)):
@@ -177,6 +170,8 @@ def test_key_mask_of_k_ndim_minus_1_axes_counts_the_axes_of_k(package, label, rn
 @each_variant
 @pytest.mark.parametrize("shape", [(2, 11), (3, 11), (2, 3, 10), (10,), (1, 2, 3, 11), (11, 1), (4, 1, 11),
                                    ()])
+
+
 def test_any_other_key_mask_raises_and_shows_the_reshape(package, label, shape, rng):
     args, options = inputs(label, rng)
     with pytest.raises(ValueError, match="key_mask") as error:
@@ -188,6 +183,8 @@ def test_any_other_key_mask_raises_and_shows_the_reshape(package, label, shape, 
 @each_variant
 @pytest.mark.parametrize("key_mask", [np.ones(11), np.ones(11, int), [True] * 11, np.ones(11, object),
                                       np.ma.ones(11, bool)], ids=["float", "int", "list", "object", "masked"])
+
+
 def test_a_key_mask_that_is_not_bool_raises(package, label, key_mask, rng):
     args, options = inputs(label, rng)
     with pytest.raises(TypeError, match="key_mask.*bool"):
@@ -247,6 +244,8 @@ def test_the_position_of_query_i_is_i_plus_m_minus_n(package, label, n, rng):
 
 @pytest.mark.parametrize("label", [label for label in ANY_LENGTH if VARIANTS[label].by_distance
                                    and not VARIANTS[label].per_query])
+
+
 def test_queries_before_the_first_key_have_negative_positions(package, label, rng):
     """Keys that nobody may see, put before the others, change nothing."""
     (q, k, v), options = inputs(label, rng, n=11, m=7)
@@ -462,18 +461,8 @@ def test_q_k_v_share_one_float_dtype(package, label, rng):
             assert x.dtype == dtype
 
 
-PARAMETERS = [("linformer", "key_projection"), ("linformer", "value_projection"), ("performer", "projection"),
-              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"), *RING]
-              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
-              *ETC_BIASES]
-              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
-              ("adaptive_span, per token", "span"), ("adaptive_span, positions", "position_keys"),
-              ("shaw, values", "key_table"), ("shaw, values", "value_table")]
-              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
-              ("memory_compressed", "key_kernel"), ("memory_compressed", "value_kernel"),
-              ("memory_compressed, null slot", "null_key"), ("memory_compressed, null slot", "null_value")]
-              ("performer, relu", "projection"), ("attention", "bias"), ("attention_lse", "bias"),
-              ("sinkhorn", "sort"), ("sinkhorn_cut", "sort")]
+PARAMETERS = [*OWN_ARRAYS, ("performer, relu", "projection"), ("attention", "bias"),
+              ("attention_lse", "bias"), ("adaptive_span, per token", "span")]
 
 
 @pytest.mark.parametrize("label, name", PARAMETERS)
@@ -507,7 +496,8 @@ def test_inputs_are_never_written(package, function):
         if case.function != function or not case.tiny:
             continue
         args, kwargs = case.draw(generator(case), np.float32)
-        arrays = [x for x in (*args, *kwargs.values()) if isinstance(x, np.ndarray)]
+        parts = (part for x in (*args, *kwargs.values()) for part in (x if isinstance(x, tuple) else (x,)))
+        arrays = [x for x in parts if isinstance(x, np.ndarray)]
         before = [x.tobytes() for x in arrays]
         result = case.call(package, args, kwargs)
         assert [x.tobytes() for x in arrays] == before, case.name
@@ -591,8 +581,12 @@ def test_weights_of_a_block_are_one_plain_dict_of_arrays_whose_keys_its_docstrin
         (xfref.multi_head, (x, x), dict(heads=2), xfref.multi_head_weights(rng, 4), []),
         (xfref.feed_forward, (x,), {}, xfref.feed_forward_weights(rng, 4, 6), []),
         (xfref.encoder_block, (x,), dict(heads=2), xfref.encoder_block_weights(rng, 4, 6), layer),
+        (xfref.reversible_block, (x, x), dict(heads=2), xfref.encoder_block_weights(rng, 4, 6), layer),
         (xfref.axial_transformer, (x[None],), dict(heads=2, outer=1),
          xfref.axial_transformer_weights(rng, (1, 3), 4, 6, 5, outer=1, inner=1), layer),
+        (xfref.star_transformer, (x,), dict(heads=2, steps=1), xfref.star_transformer_weights(rng, 4), []),
+        (xfref.mab, (x, x), dict(heads=2), xfref.mab_weights(rng, 4), []),
+        (xfref.pma, (x, x), dict(heads=2), xfref.pma_weights(rng, 4), [xfref.mab]),
     ]:
         assert type(weights) is dict and all(type(x) is np.ndarray for x in weights.values())
         text = " ".join(part.__doc__ for part in [block, *parts])
@@ -602,17 +596,3 @@ def test_weights_of_a_block_are_one_plain_dict_of_arrays_whose_keys_its_docstrin
             missing = {name: x for name, x in weights.items() if name != key}
             with pytest.raises(ValueError, match=f"weights needs the key '{key}'"):
                 block(*args, missing, **options)
-    parts = {xfref.encoder_block: (xfref.multi_head, xfref.feed_forward), xfref.pma: (xfref.mab,)}
-    for block, inputs, weights in [(xfref.multi_head, 2, xfref.multi_head_weights(rng, 4)),
-                                   (xfref.feed_forward, 1, xfref.feed_forward_weights(rng, 4, 6)),
-                                   (xfref.encoder_block, 1, xfref.encoder_block_weights(rng, 4, 6)),
-                                   (xfref.mab, 2, xfref.mab_weights(rng, 4)),
-                                   (xfref.pma, 2, xfref.pma_weights(rng, 4))]:
-        assert type(weights) is dict and all(type(x) is np.ndarray for x in weights.values())
-        text = "".join(x.__doc__ for x in (block, *parts.get(block, ())))
-        for key in weights:
-            assert key in text, f"{block.__name__} does not list {key}"
-            missing = {name: x for name, x in weights.items() if name != key}
-            heads = {} if block is xfref.feed_forward else dict(heads=2)
-            with pytest.raises(ValueError, match=f"weights needs the key '{key}'"):
-                block(*[np.zeros((3, 4))] * inputs, missing, **heads)

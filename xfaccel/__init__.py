@@ -2,12 +2,11 @@
 
 from xfaccel import patterns
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
-from xfaccel.fixed.bigbird import bigbird
 from xfaccel.fixed.adaptive_span import adaptive_span
+from xfaccel.fixed.axial import axial
+from xfaccel.fixed.bigbird import bigbird
 from xfaccel.fixed.block_local import block_local
 from xfaccel.fixed.etc import etc
-from xfaccel.fixed.axial import axial
-from xfaccel.fixed.block_local import block_local
 from xfaccel.fixed.image import image_1d, image_2d
 from xfaccel.fixed.longformer import longformer
 from xfaccel.fixed.random_tokens import random_tokens
@@ -17,25 +16,24 @@ from xfaccel.fixed.sparse_transformer import sparse_fixed, sparse_strided
 from xfaccel.fixed.star import star_ring
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
+from xfaccel.learned.reformer import lsh_buckets, reformer
 from xfaccel.learned.routing import routing, routing_clusters
 from xfaccel.learned.sinkhorn import sinkhorn, sinkhorn_cut, sinkhorn_sort
-from xfaccel.learned.reformer import lsh_buckets, reformer
 from xfaccel.lowrank.linformer import linformer
 from xfaccel.lowrank.memory_compressed import memory_compressed
 from xfaccel.lowrank.synthesizer import synthesizer
+from xfaccel.recurrent.compressive_transformer import compressive_transformer
+from xfaccel.recurrent.transformer_xl import transformer_xl
 
 __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
     "block_local", "sliding_window", "random_tokens", "star_ring", "sparse_strided",    # fixed patterns
-    "sparse_fixed", "longformer",
-    "block_local", "sliding_window", "longformer",                                      # fixed patterns
-    "etc", "bigbird",
+    "sparse_fixed", "longformer", "etc", "bigbird", "image_1d", "image_2d", "axial",
     "adaptive_span", "shaw",                                                            # terms by distance
-    "block_local", "sliding_window", "longformer", "image_1d", "image_2d", "axial",     # fixed patterns
-    "routing_clusters", "routing", "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",          # learned patterns
-    "lsh_buckets", "reformer",                                                          # learned patterns
-    "linformer",                                                                        # low rank
+    "lsh_buckets", "reformer", "routing_clusters", "routing",                           # learned patterns
+    "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",
     "linformer", "synthesizer", "memory_compressed",                                    # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
+    "transformer_xl", "compressive_transformer",                                        # recurrence
 ]

@@ -6,8 +6,8 @@ the element type. Any layout whose last axis is dense passes as it is; anything 
 
 import ctypes
 import functools
-import threading
 import math
+import threading
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -63,11 +63,6 @@ def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
     return Rows(x, offsets, address(x), table, strides[-2], strides[-1])
 
 
-def unbroadcast(x: Array) -> Array:
-    """`x` (..., rows, width), its broadcast leading axes cut to length 1: a copy of it repeats nothing."""
-    return x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.strides[:-2])]
-
-
 def rows_at(x: Array, places: Array) -> Array:
     """The rows of `x` (..., n, w) at `places` (..., k), leading axes broadcast: (..., k, w)."""
     lead = np.broadcast_shapes(x.shape[:-2], places.shape[:-1])
@@ -99,13 +94,6 @@ def _offsets(lead: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, 
     return offsets, address(offsets)
 
 
-def gather(x: Array, rows: Array) -> Array:
-    """The rows (..., r) of x (..., n, width), as (..., r, width); leading axes broadcast."""
-    lead = np.broadcast_shapes(x.shape[:-2], rows.shape[:-1])
-    x, rows = np.broadcast_to(x, (*lead, *x.shape[-2:])), np.broadcast_to(rows, (*lead, rows.shape[-1]))
-    return x[(*(place[..., None] for place in np.ix_(*map(range, lead))), rows)]
-
-
 def distinct(x: Array) -> Array:
     """`x` (..., n, width) with length 1 on the leading axes that only repeat it, so that copies do not."""
     return x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.strides[:-2])]
@@ -116,11 +104,11 @@ def as_key_mask(seen: Array, k: Array) -> Array | None:
     return None if seen.all() else seen.reshape((1,) * (k.ndim - 1 - seen.ndim) + seen.shape)
 
 
-def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, int]:
+def lengths(q: Array, k: Array, v: Array, *, equal: bool = False, more_keys: bool = False) -> tuple[int, int]:
     """The numbers of queries and keys, n and m, of three arrays that fit together.
 
     Raises: TypeError unless q, k and v are arrays of one float type; ValueError unless their shapes are
-    (...,n,d), (...,m,d), (...,m,e) with leading axes that broadcast, and n = m if `equal`.
+    (...,n,d), (...,m,d), (...,m,e) with leading axes that broadcast, n = m if `equal`, m >= n if `more_keys`.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_array(name, x, least=2, dtype=getattr(q, "dtype", None))
@@ -133,6 +121,8 @@ def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, 
         raise ValueError(f"k and v need the same length, got {m} and {values}")
     if equal and n != m:
         raise ValueError(f"this variant needs as many queries as keys, got n = {n} and m = {m}")
+    if more_keys and m < n:
+        raise ValueError(f"this variant needs at least as many keys as queries, got n = {n} and m = {m}")
     leading(q, k, v)
     return n, m
 
@@ -169,7 +159,7 @@ def scale_or_default(scale: float | None, q: Array, *, positive: bool = False) -
     """`scale`, or d**-0.5. Raises TypeError or ValueError if it is no finite (positive) number."""
     if scale is None:
         return q.shape[-1] ** -0.5
-    return number("scale", scale, positive=positive)
+    return number("scale", scale, *[0] * positive, above=positive)
 
 
 def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None = None,
@@ -200,6 +190,18 @@ def parameter(name: str, x: object, dtype: np.dtype, *, own: Sequence[int | None
         raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
     check_shape(name, x.shape, own, lead, broadcast)
     return x.astype(dtype, copy=False)
+
+
+def keys_and_values(name: str, pair: object, q: Array, v: Array,
+                    lead: tuple[int, ...]) -> tuple[Array, Array]:
+    """A pair of parameters (lead..., length, d) and (lead..., length, e), as further keys and values.
+
+    Raises: TypeError or ValueError, naming the pair or its entry, unless they fit q and v.
+    """
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"{name} needs a pair of arrays (keys, values), got {describe(pair)}")
+    keys = parameter(f"{name}[0]", pair[0], q.dtype, own=(None, q.shape[-1]), lead=lead)
+    return keys, parameter(f"{name}[1]", pair[1], q.dtype, own=(keys.shape[-2], v.shape[-1]), lead=lead)
 
 
 def check_mask(name: str, mask: object, own: Sequence[int | None], lead: tuple[int, ...]) -> Array:
@@ -236,14 +238,6 @@ def check_shape(name: str, shape: tuple[int, ...], own: Sequence[int | None], le
         axes = ", ".join(["lead...", *("any" if want is None else str(want) for want in own)])
         raise ValueError(f"{name} needs the shape ({axes}) with lead broadcastable to {lead}, got {shape}")
 
-
-def number(name: str, x: object, *, positive: bool = False) -> float:
-    """`x` as a float. Raises TypeError if it is no number, ValueError if it is not finite (and positive)."""
-    if isinstance(x, bool | np.bool_) or not isinstance(x, Real):
-        raise TypeError(f"{name} needs a number, got {describe(x)}")
-    if not np.isfinite(x) or (positive and x <= 0):
-        raise ValueError(f"{name} needs to be finite{' and positive' if positive else ''}, got {x}")
-    return float(x)
 
 
 def count(name: str, x: object, least: int = 1) -> int:
@@ -287,14 +281,14 @@ def grid(shape: object, n: int, axes: int | None = None) -> tuple[int, ...]:
     return sides
 
 
-def number(name: str, x: object, low: float, high: float = np.inf, *, above: bool = False) -> float:
+def number(name: str, x: object, low: float = -np.inf, high: float = np.inf, *, above: bool = False) -> float:
     """`x` as a float, low <= x <= high, or low < x if `above`. Raises TypeError or ValueError naming it."""
     if isinstance(x, bool | np.bool_) or not isinstance(x, Real):
         raise TypeError(f"{name} needs a number, got {describe(x)}")
     if not np.isfinite(x) or not low <= x <= high or (above and x == low):
-        bounds = f"above {low}" if above else f"of at least {low}"
-        raise ValueError(f"{name} needs a finite number {bounds}"
-                         f"{'' if high == np.inf else f' and at most {high}'}, got {x}")
+        kind = "finite and positive" if above and low == 0 else "finite"
+        bounds = [f"at least {low}"] * (low > -np.inf and not above) + [f"at most {high}"] * (high < np.inf)
+        raise ValueError(f"{name} needs to be {', '.join([kind, *bounds])}, got {x}")
     return float(x)
 
 

@@ -1,10 +1,4 @@
-"""Softmax attention and its companions, fast. Follows `xfref.core`.
-
-Also what terms by distance share: blocks of queries, so that no array of all pairs is ever held, and the view
-that reads rows by offset as rows by key.
-"""
-
-from collections.abc import Iterator
+"""Softmax attention and its companions, fast. Follows `xfref.core`."""
 
 import numpy as np
 
@@ -133,30 +127,3 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
     tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
     return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale,
                   with_lse=with_lse)
-
-
-def offset_blocks(n: int, m: int, low: int, high: int, size: int
-                  ) -> Iterator[tuple[slice, slice, Array, int]]:
-    """Blocks of `size` queries, each with the keys at an offset of low..high from one of them.
-
-    The offset of key j from query i is j - p, p = i + m - n. Yields the queries, the keys, all offsets that
-    occur between these in ascending order, and the offset of the last key from the last query, by which
-    offsets are smaller when the block is a problem of its own, aligned at its end.
-    """
-    for first in range(0, n, max(size, 1)):
-        stop = min(first + size, n)
-        begin, end = first + m - n, stop - 1 + m - n  # the positions of the first and the last query
-        start = min(max(begin + low, 0), m)
-        after = min(max(end + high + 1, start), m)
-        yield slice(first, stop), slice(start, after), np.arange(start - end, after - begin), after - 1 - end
-
-
-def skew(by_offset: Array, keys: int) -> Array:
-    """Rows by offset, (...,b,keys+b-1), as rows by key, (...,b,keys): row i begins b - 1 - i columns later.
-
-    The columns are the offsets that `offset_blocks` yields. A view: what is written to it goes to its place.
-    """
-    *lead, row, column = by_offset.strides
-    first = by_offset[..., max(by_offset.shape[-2] - 1, 0):]
-    shape, strides = (*by_offset.shape[:-1], keys), (*lead, row - column, column)
-    return np.lib.stride_tricks.as_strided(first, shape, strides)

@@ -6,12 +6,11 @@ line that is it, the shapes `(...,n,d),(...,m,d),(...,m,e)->(...,n,e)`, its cost
 
 from xfref import lra, patterns
 from xfref.core import attention, attention_lse, layer_norm, merge, softmax
-from xfref.fixed.bigbird import bigbird, bigbird_random_blocks
 from xfref.fixed.adaptive_span import adaptive_span, dynamic_span, span_penalty
+from xfref.fixed.axial import axial, axial_transformer, axial_transformer_weights
+from xfref.fixed.bigbird import bigbird, bigbird_random_blocks
 from xfref.fixed.block_local import block_local
 from xfref.fixed.etc import etc, relative_label_bias
-from xfref.fixed.axial import axial, axial_transformer, axial_transformer_weights
-from xfref.fixed.block_local import block_local
 from xfref.fixed.image import image_1d, image_2d
 from xfref.fixed.longformer import longformer
 from xfref.fixed.random_tokens import random_tokens
@@ -21,9 +20,9 @@ from xfref.fixed.sparse_transformer import sparse_fixed, sparse_strided
 from xfref.fixed.star import star_ring, star_transformer, star_transformer_weights
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
+from xfref.learned.reformer import lsh_buckets, lsh_rotations, reformer
 from xfref.learned.routing import routing, routing_clusters, update_centroids
 from xfref.learned.sinkhorn import sinkhorn, sinkhorn_cut, sinkhorn_sort
-from xfref.learned.reformer import lsh_buckets, lsh_rotations, reformer
 from xfref.lowrank.linformer import linformer, pooling_projection
 from xfref.lowrank.memory_compressed import memory_compressed
 from xfref.lowrank.set_transformer import isab, mab, mab_weights, pma, pma_weights, sab
@@ -34,6 +33,17 @@ from xfref.lowrank.synthesizer import (
     random_logits,
     synthesizer,
 )
+from xfref.recurrent.compressive_transformer import (
+    compress_conv,
+    compress_dilated,
+    compress_max,
+    compress_mean,
+    compress_most_used,
+    compressive_transformer,
+    compressive_update,
+    reconstruction_loss,
+)
+from xfref.recurrent.transformer_xl import transformer_xl
 from xfref.transformer import (
     encoder_block,
     encoder_block_weights,
@@ -50,26 +60,23 @@ __all__ = [
     "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
     "patterns",                                                                         # who sees whom
     "sinusoidal_positions", "multi_head", "multi_head_weights", "feed_forward",         # around attention
-    "feed_forward_weights", "encoder_block", "encoder_block_weights",
-    "block_local", "sliding_window", "random_tokens",                                   # fixed patterns
-    "star_ring", "star_transformer", "star_transformer_weights", "sparse_strided", "sparse_fixed",
-    "longformer",
-    "block_local", "sliding_window", "longformer",                                      # fixed patterns
-    "etc", "relative_label_bias", "bigbird", "bigbird_random_blocks",
-    "adaptive_span", "dynamic_span", "span_penalty", "shaw",                            # terms by distance
-    "block_local", "sliding_window", "longformer", "image_1d", "image_2d",              # fixed patterns
-    "axial", "axial_transformer", "axial_transformer_weights",
-    "routing_clusters", "update_centroids", "routing",                                  # learned patterns
-    "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",
     "feed_forward_weights", "encoder_block", "encoder_block_weights", "reversible_block",
     "reversible_inverse",
-    "block_local", "sliding_window", "longformer",                                      # fixed patterns
+    "block_local", "sliding_window", "random_tokens",                                   # fixed patterns
+    "star_ring", "star_transformer", "star_transformer_weights", "sparse_strided", "sparse_fixed",
+    "longformer", "etc", "relative_label_bias", "bigbird", "bigbird_random_blocks", "image_1d", "image_2d",
+    "axial", "axial_transformer", "axial_transformer_weights",
+    "adaptive_span", "dynamic_span", "span_penalty", "shaw",                            # terms by distance
     "lsh_buckets", "lsh_rotations", "reformer",                                         # learned patterns
+    "routing_clusters", "update_centroids", "routing", "sinkhorn_sort", "sinkhorn", "sinkhorn_cut",
     "linformer", "pooling_projection",                                                  # low rank
     "synthesizer", "dense_logits", "factorized_dense_logits", "random_logits",
     "factorized_random_logits", "memory_compressed",
     "mab", "sab", "isab", "pma", "mab_weights", "pma_weights",
     "linear_transformer", "linear_transformer_step",                                    # kernels
     "performer", "performer_step", "favor_projection",
+    "transformer_xl",                                                                   # recurrence
+    "compressive_transformer", "compress_mean", "compress_max", "compress_conv", "compress_dilated",
+    "compress_most_used", "compressive_update", "reconstruction_loss",
     "lra",                                                                              # Long Range Arena
 ]

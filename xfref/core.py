@@ -137,6 +137,53 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
     return out, lse
 
 
+def relative_attention(q: Array, k: Array, v: Array, *, relative_keys: Array,
+                       content_bias: Array | None = None, position_bias: Array | None = None,
+                       mask: Array | None = None, key_mask: Array | None = None,
+                       scale: float | None = None) -> Array:
+    """Causal attention whose scores also weigh how far a key lies behind the query, in place of positions.
+
+    s_ij = scale * ((q_i + a) . k_j + (q_i + b) . r_t),  t = i + m - n - j >= 0;   out = softmax(s) v
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e) with m >= n. `relative_keys` r (lead..., m, d) holds a key for
+    each distance t; `content_bias` a and `position_bias` b (lead..., d) are queries that all positions share,
+    zero by default. `mask`, `key_mask` and `scale` as for `attention`.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n m (d + e)) time, O(n m) memory.
+
+    >>> q, k, v = np.ones((1, 1)), np.zeros((2, 1)), np.array([[0.0], [8.0]])
+    >>> relative_attention(q, k, v, relative_keys=np.log([[3.0], [1.0]]))
+    array([[6.]])
+    """
+    n, m = lengths(q, k, v, more_keys=True)
+    lead, d = leading(q, k, v), q.shape[-1]
+    relative_keys = parameter("relative_keys", relative_keys, q.dtype, own=(m, d), lead=lead)
+    content_bias, position_bias = (
+        parameter(name, np.zeros(d) if x is None else x, q.dtype, own=(d,), lead=lead)[..., None, :]
+        for name, x in (("content_bias", content_bias), ("position_bias", position_bias)))
+    position = relative_shift((q + position_bias) @ relative_keys.swapaxes(-1, -2))
+    return attention(q + content_bias, k, v, bias=scale_or_default(scale, q) * position, mask=mask,
+                     key_mask=key_mask, causal=True, scale=scale)
+
+
+def relative_shift(scores: Array) -> Array:
+    """Scores listed by distance, put where the keys at these distances are.
+
+    shifted_ij = scores_it,  t = i + m - n - j
+
+    (...,n,m) -> (...,n,m). Keys after the query have no distance: distance 0 stands there, to be masked.
+
+    >>> relative_shift(np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    array([[2., 1., 1.],
+           [6., 5., 4.]])
+    """
+    n, m = scores.shape[-2:]
+    query = np.arange(n)[:, None]
+    distance = query + m - n - np.arange(m)
+    return scores[..., query, np.maximum(distance, 0)]
+
+
 def kernel_attention(q_features: Array, k_features: Array, v: Array, *, k_exponent: Array | None = None,
                      key_mask: Array | None = None, causal: bool = False) -> Array:
     """Attention whose weights are products of features instead of exponentials of scores.
@@ -227,11 +274,11 @@ def hide_keys(x: Array, key_mask: Array | None) -> Array:
     return x if key_mask is None else np.where(key_mask[..., None], x, x.dtype.type(0))
 
 
-def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, int]:
+def lengths(q: Array, k: Array, v: Array, *, equal: bool = False, more_keys: bool = False) -> tuple[int, int]:
     """The numbers of queries and keys, n and m, of three arrays that fit together.
 
     Raises: TypeError unless q, k and v are arrays of one float type; ValueError unless their shapes are
-    (...,n,d), (...,m,d), (...,m,e) with leading axes that broadcast, and n = m if `equal`.
+    (...,n,d), (...,m,d), (...,m,e) with leading axes that broadcast, n = m if `equal`, m >= n if `more_keys`.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_array(name, x, least=2, dtype=getattr(q, "dtype", None))
@@ -244,8 +291,16 @@ def lengths(q: Array, k: Array, v: Array, *, equal: bool = False) -> tuple[int, 
         raise ValueError(f"k and v need the same length, got {m} and {v.shape[-2]}")
     if equal and n != m:
         raise ValueError(f"this variant needs as many queries as keys, got n = {n} and m = {m}")
+    if more_keys and m < n:
+        raise ValueError(f"this variant needs at least as many keys as queries, got n = {n} and m = {m}")
     leading(q, k, v)
     return n, m
+
+
+def joined(*stretches: Array) -> Array:
+    """Arrays (...,length,width) one after the other along the sequence, their leading axes broadcast."""
+    lead = leading(*stretches)
+    return np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in stretches], axis=-2)
 
 
 def leading(*arrays: Array, names: str = "q, k and v") -> tuple[int, ...]:
@@ -261,7 +316,7 @@ def scale_or_default(scale: float | None, q: Array, *, positive: bool = False) -
     """`scale`, or d**-0.5, in q's type. Raises TypeError or ValueError if it is no finite number."""
     if scale is None:
         return q.dtype.type(q.shape[-1]) ** q.dtype.type(-0.5)
-    return q.dtype.type(number("scale", scale, positive=positive))
+    return q.dtype.type(number("scale", scale, *[0] * positive, above=positive))
 
 
 def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None = None,
@@ -292,6 +347,18 @@ def parameter(name: str, x: object, dtype: np.dtype, *, own: Sequence[int | None
         raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
     check_shape(name, x.shape, own, lead, broadcast)
     return x.astype(dtype, copy=False)
+
+
+def keys_and_values(name: str, pair: object, q: Array, v: Array,
+                    lead: tuple[int, ...]) -> tuple[Array, Array]:
+    """A pair of parameters (lead..., length, d) and (lead..., length, e), as further keys and values.
+
+    Raises: TypeError or ValueError, naming the pair or its entry, unless they fit q and v.
+    """
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"{name} needs a pair of arrays (keys, values), got {describe(pair)}")
+    keys = parameter(f"{name}[0]", pair[0], q.dtype, own=(None, q.shape[-1]), lead=lead)
+    return keys, parameter(f"{name}[1]", pair[1], q.dtype, own=(keys.shape[-2], v.shape[-1]), lead=lead)
 
 
 def check_mask(name: str, mask: object, own: Sequence[int | None], lead: tuple[int, ...]) -> Array:
@@ -328,14 +395,6 @@ def check_shape(name: str, shape: tuple[int, ...], own: Sequence[int | None], le
         axes = ", ".join(["lead...", *("any" if want is None else str(want) for want in own)])
         raise ValueError(f"{name} needs the shape ({axes}) with lead broadcastable to {lead}, got {shape}")
 
-
-def number(name: str, x: object, *, positive: bool = False) -> float:
-    """`x` as a float. Raises TypeError if it is no number, ValueError if it is not finite (and positive)."""
-    if isinstance(x, bool | np.bool_) or not isinstance(x, Real):
-        raise TypeError(f"{name} needs a number, got {describe(x)}")
-    if not np.isfinite(x) or (positive and x <= 0):
-        raise ValueError(f"{name} needs to be finite{' and positive' if positive else ''}, got {x}")
-    return float(x)
 
 
 def count(name: str, x: object, least: int = 1) -> int:
@@ -379,14 +438,14 @@ def grid(shape: object, n: int, axes: int | None = None) -> tuple[int, ...]:
     return sides
 
 
-def number(name: str, x: object, low: float, high: float = np.inf, *, above: bool = False) -> float:
+def number(name: str, x: object, low: float = -np.inf, high: float = np.inf, *, above: bool = False) -> float:
     """`x` as a float, low <= x <= high, or low < x if `above`. Raises TypeError or ValueError naming it."""
     if isinstance(x, bool | np.bool_) or not isinstance(x, Real):
         raise TypeError(f"{name} needs a number, got {describe(x)}")
     if not np.isfinite(x) or not low <= x <= high or (above and x == low):
-        bounds = f"above {low}" if above else f"of at least {low}"
-        raise ValueError(f"{name} needs a finite number {bounds}"
-                         f"{'' if high == np.inf else f' and at most {high}'}, got {x}")
+        kind = "finite and positive" if above and low == 0 else "finite"
+        bounds = [f"at least {low}"] * (low > -np.inf and not above) + [f"at most {high}"] * (high < np.inf)
+        raise ValueError(f"{name} needs to be {', '.join([kind, *bounds])}, got {x}")
     return float(x)
 
 

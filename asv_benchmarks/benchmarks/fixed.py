@@ -1,10 +1,15 @@
 """Fixed patterns: who sees whom does not depend on the data."""
 
-import numpy as np
 import math
 
+import numpy as np
+
 from . import measure
-from .measure import HEADS, WIDTH, Variant, normal
+from .measure import HEADS, WIDTH, Variant, normal, qkv
+
+BLOCK, RANDOM = 64, 3    # of BigBird
+GLOBAL, RADIUS = 64, 84  # of ETC
+SPANS = np.geomspace(8, 512, HEADS, dtype=np.float32)[:, None]  # most heads look at what is near
 
 
 def _drawn(n):
@@ -15,10 +20,6 @@ def _drawn(n):
 def _ring(n):
     return dict(key_embedded=normal(HEADS, n, WIDTH), value_embedded=normal(HEADS, n, WIDTH),
                 key_relay=normal(HEADS, 1, WIDTH), value_relay=normal(HEADS, 1, WIDTH))
-from .measure import HEADS, WIDTH, Variant, normal, qkv
-
-BLOCK, RANDOM = 64, 3
-GLOBAL, RADIUS = 64, 84
 
 
 def _random_blocks(n):
@@ -29,10 +30,8 @@ def _random_blocks(n):
 def _streams(n):
     return (*qkv(n), *normal(3, HEADS, GLOBAL, WIDTH))
 
-SPANS = np.geomspace(8, 512, HEADS, dtype=np.float32)[:, None]  # most heads look at what is near
 
-
-def image(n):
+def _image(n):
     """The shape of an image of n pixels, 64 wide where that divides n."""
     width = math.gcd(n, 64)
     return n // width, width
@@ -57,9 +56,9 @@ VARIANTS = {
         span=SPANS, ramp=32, position_keys=normal(1025, WIDTH))),
     "shaw": Variant("shaw", lambda n: dict(key_table=normal(33, WIDTH), value_table=normal(33, WIDTH))),
     "image_1d": Variant("image_1d", lambda n: dict(block=256, memory=256)),
-    "image_2d": Variant("image_2d", lambda n: dict(shape=image(n), block=(16, 16), flange=(16, 32))),
-    "axial, rows": Variant("axial", lambda n: dict(shape=image(n), axis=1)),
-    "axial, columns": Variant("axial", lambda n: dict(shape=image(n), axis=0)),
+    "image_2d": Variant("image_2d", lambda n: dict(shape=_image(n), block=(16, 16), flange=(16, 32))),
+    "axial, rows": Variant("axial", lambda n: dict(shape=_image(n), axis=1)),
+    "axial, columns": Variant("axial", lambda n: dict(shape=_image(n), axis=0)),
 }
 
 time_fixed, track_fixed_workspace, track_fixed_error, track_fixed_ratio = measure.benchmarks(

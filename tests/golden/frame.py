@@ -34,12 +34,13 @@ PEERS = {  # the versions and licences that this script was written against
     "tensor2tensor": ("git bafdc1b", "Apache-2.0"),
     "conformer": ("0.3.2", "MIT"),
     "adaptive-span": ("git 27b815f", "CC-BY-NC-4.0"),
-    "tensor2tensor": ("git bafdc1b", "Apache-2.0"),
     "google-research": ("git 0c1bbe5", "Apache-2.0"),
     "axial-attention": ("0.6.1", "MIT"),
     "memory-compressed-attention": ("0.0.7", "MIT"),
     "set_transformer": ("git 73432c6", "MIT"),
     "torch-geometric": ("2.8.1", "MIT"),
+    "transformer-xl": ("git 44781ed", "Apache-2.0"),
+    "compressive-transformer-pytorch": ("0.4.0", "MIT"),
 }
 LRA_FILES = {  # SHA-256 of the files read from lra_benchmarks/models in a checkout
     "bigbird/bigbird_attention.py":

@@ -8,6 +8,7 @@ from xfaccel.arrays import (
     check_array,
     check_key_mask,
     describe,
+    distinct,
     empty,
     leading,
     lengths,
@@ -41,7 +42,7 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None
     masks = [] if key_mask is None else [check_key_mask(key_mask, k, lead)[..., None, :]]
     shared, directions = _shared(q, v, lead, features, projection, scale)
     # heads that share their keys share the sums over them
-    key_side = [_once(x) for x in (k, v, *masks, *directions)]
+    key_side = [distinct(x) for x in (k, v, *masks, *directions)]
     key_lead = leading(*key_side)
     keys = dict(k=rows(key_side[0], key_lead), v=rows(key_side[1], key_lead))
     if masks:
@@ -118,11 +119,6 @@ def _shared(q: Array, v: Array, lead: tuple[int, ...], features: str | None, pro
     root = math.sqrt(scale_or_default(scale, q, positive=True))
     count = projection.shape[-2] * (2 if kind in (cpu.HYPERBOLIC, cpu.TRIGONOMETRIC) else 1)
     return dict(d=d, e=e, dtype=q.dtype, kind=kind, features=count, root=root), [projection]
-
-
-def _once(x: Array) -> Array:
-    """`x` (..., rows, width) with the leading axes that repeat one entry cut to length 1."""
-    return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides[:-2])]
 
 
 def _ranges(first: int, stop: int, lead: tuple[int, ...]) -> Array:

@@ -13,12 +13,11 @@ from xfaccel.arrays import (
     parameter,
     scale_or_default,
 )
-from xfaccel.core import offset_blocks, skew
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
 
 Array = np.ndarray
-QUERIES = 128  # in a block, where each query has a bias of its own
+QUERIES = 512  # in a block, where each query has a bias of its own
 
 
 def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: float,
@@ -27,18 +26,18 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     """Attention to the past within a soft span, per head or token (Sukhbaatar et al. 2019, Section 2.2).
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.adaptive_span`: the logarithm of the soft mask
-    is a bias by distance, one row for all queries of a head, which the engine reads as a shifted view. Where
-    queries differ (position keys, spans per token) the rows are made for a block of queries at a time.
+    is a bias by distance, one row for all queries of a head. Where queries differ (position keys, spans per
+    token) the rows are made for a block of queries at a time.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (span + ramp) (d + e)) time by each head's own span; O(n + m) memory, and 128 rows as long as
+    Cost: O(n (span + ramp) (d + e)) time by each head's own span; O(n + m) memory, and 512 rows as long as
     the longest band where queries differ.
     """
     n, m = lengths(q, k, v)
     if m < n:
         raise ValueError(f"this variant needs at least as many keys as queries, got n = {n} and m = {m}")
     lead, scale, longest = leading(q, k, v), scale_or_default(scale, q), m
-    span, ramp = _spans(span, q.dtype, n, lead), q.dtype.type(number("ramp", ramp, positive=True))
+    span, ramp = _spans(span, q.dtype, n, lead), q.dtype.type(number("ramp", ramp, 0, above=True))
     if key_mask is not None:
         check_key_mask(key_mask, k, lead)
     if position_keys is not None:
@@ -50,21 +49,22 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     reach = np.ceil((ramp + span.max(axis=-1, initial=0)) / tiles.TILE) * tiles.TILE
     reach = np.minimum(reach, min(longest, m)).astype(int)
     furthest, alike = int(reach.max(initial=0)), position_keys is None and span.shape[-1] == 1
+    distance = np.arange(max(furthest, 1), 0, -1)
     out = empty((*lead, n, v.shape[-1]), q.dtype)
-    for rows, keys, offsets, _ in offset_blocks(n, m, -furthest, 0, n if alike else QUERIES):
-        own, near, distance = q[..., rows, :], k[..., keys, :], -offsets
-        z = span if span.shape[-1] == 1 else span[..., rows]
+    for first in range(0, n, n if alike else QUERIES):
+        last = n if alike else min(first + QUERIES, n)
+        keys = slice(max(first + m - n - furthest, 0), last + m - n)
+        own, z = q[..., first:last, :], span if span.shape[-1] == 1 else span[..., first:last]
         bias = np.clip((ramp + z[..., None] - distance.astype(q.dtype)) / ramp, 0, 1)
         with np.errstate(divide="ignore"):
             np.log(bias, out=bias)
         if position_keys is not None:
-            by_distance = position_keys[..., distance.clip(0, longest), :]
-            bias = bias + scale * (own @ by_distance.swapaxes(-1, -2))
-        bias = np.broadcast_to(bias, (*bias.shape[:-2], own.shape[-2], len(distance)))
-        bands = _bands(own.shape[-2], near.shape[-2], tuple(reach.ravel().tolist()))
-        out[..., rows, :] = attend(own, near, v[..., keys, :], bands, plane_axes=reach.shape,
-                                   key_mask=None if key_mask is None else key_mask[..., keys],
-                                   bias=skew(bias, near.shape[-2]), scale=scale)[0]
+            bias = bias + scale * (own @ position_keys[..., distance.clip(0, longest), :].swapaxes(-1, -2))
+        bands = _bands(last - first, keys.stop - keys.start, tuple(reach.ravel().tolist()))
+        out[..., first:last, :] = attend(own, k[..., keys, :], v[..., keys, :], bands, plane_axes=reach.shape,
+                                         key_mask=None if key_mask is None else key_mask[..., keys],
+                                         distance_bias=(bias, -len(distance)), scale=scale,
+                                         with_lse=False)[0]
     return out
 
 

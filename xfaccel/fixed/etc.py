@@ -28,8 +28,8 @@ def etc(q: Array, k: Array, v: Array, global_q: Array, global_k: Array, global_v
     """Global-local attention: long tokens see their neighbours and all global tokens, global tokens see all.
 
     (...,n,d),(...,n,d),(...,n,e),(...,g,d),(...,g,d),(...,g,e) -> (...,n,e),(...,g,e). Follows `xfref.etc`:
-    the long sequence is a band, whose biases by offset are read as biases by key where they lie; each of the
-    four pieces is one pass, and two passes are merged into one softmax.
+    the long sequence is a band whose biases by offset the engine reads tile by tile; each of the four pieces
+    is one pass, and two passes are merged into one softmax.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O((n (radius + g) + g (n + g)) (d + e)) time, O((n + g) e) memory.
@@ -52,7 +52,7 @@ def etc(q: Array, k: Array, v: Array, global_q: Array, global_k: Array, global_v
 
     offsets = bias("long_bias", long_bias, n, 2 * radius + 1)
     long_to_long = attend(q, k, v, tiles.band(n, n, -radius, radius), key_mask=key_mask,
-                          bias=None if offsets is None else _by_key(offsets), scale=scale)
+                          distance_bias=None if offsets is None else (offsets, -radius), scale=scale)
     long_to_global = attention_lse(q, far_k, far_v, key_mask=global_key_mask, scale=scale,
                                    bias=bias("long_to_global_bias", long_to_global_bias, n, g))
     global_to_global = attention_lse(global_q, global_k, global_v, key_mask=global_key_mask, scale=scale,
@@ -60,20 +60,6 @@ def etc(q: Array, k: Array, v: Array, global_q: Array, global_k: Array, global_v
     global_to_long = attention_lse(global_q, long_k, long_v, key_mask=key_mask, scale=scale,
                                    bias=bias("global_to_long_bias", global_to_long_bias, g, n))
     return merge(*long_to_long, *long_to_global)[0], merge(*global_to_global, *global_to_long)[0]
-
-
-def _by_key(offsets: Array) -> Array:
-    """(...,n,2r+1) by offset -> (...,n,n) by key: the same memory with rows that begin 2r places apart.
-
-    Pairs more than r apart find the entries of other rows there, which the band hides.
-    """
-    (n, width), step = offsets.shape[-2:], offsets.itemsize
-    if offsets.strides[-2:] != (width * step, step):
-        offsets = np.ascontiguousarray(offsets)
-    # entry (i, j) is place i * width + (j - i + r) of the memory
-    return np.lib.stride_tricks.as_strided(
-        offsets[..., width // 2:], (*offsets.shape[:-2], n, n),
-        (*offsets.strides[:-2], (width - 1) * step, step), writeable=False)
 
 
 def _wide(name: str, x: Array, like: Array, length: int, lead: tuple[int, ...]) -> Array:

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from xfaccel import patterns
-from xfaccel.arrays import check_key_mask, count, counts, leading, lengths, unbroadcast
+from xfaccel.arrays import check_key_mask, count, counts, distinct, leading, lengths
 from xfaccel.core import attention_lse, merge
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
@@ -101,7 +101,7 @@ def _summaries(n: int, m: int, stride: int, summary: int, first: int | tuple[int
 
 def _taken(x: Array, cells: Array) -> Array:
     """The rows `cells` of x (..., m, width); one list for all heads, or one for each."""
-    x = unbroadcast(x)
+    x = distinct(x)
     if cells.ndim == 1:
         return np.take(x, cells, axis=-2)
     x = np.broadcast_to(x, (*x.shape[:-3], len(cells), *x.shape[-2:]))

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from xfaccel.arrays import check_key_mask, leading, lengths, parameter, unbroadcast
+from xfaccel.arrays import check_key_mask, distinct, leading, lengths, parameter
 from xfaccel.engine.softmax import attend_listed
 
 Array = np.ndarray
@@ -45,6 +45,6 @@ def _contexts(n: int) -> Array:
 
 def _rows(*parts: Array) -> Array:
     """Parts (...,rows,width) one below the other."""
-    parts = [unbroadcast(x) for x in parts]
+    parts = [distinct(x) for x in parts]
     lead = leading(*parts)
     return np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in parts], axis=-2)

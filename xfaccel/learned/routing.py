@@ -11,10 +11,10 @@ from xfaccel.arrays import (
     check_shape,
     count,
     distinct,
-    gather,
     leading,
     lengths,
     parameter,
+    rows_at,
 )
 from xfaccel.core import attention_lse
 from xfaccel.patterns import Pattern, indices_in, prefixes
@@ -67,8 +67,8 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
     seen = np.ones(keys.shape, bool)
     seen[..., 1:] = keys[..., 1:] != keys[..., :-1]  # a key listed twice is seen once
     if key_mask is not None:
-        seen = seen & gather(check_key_mask(key_mask, k, lead)[..., None, :, None], keys)[..., 0]
-    own_q, own_k, own_v = (gather(distinct(x)[..., None, :, :], rows)
+        seen = seen & rows_at(check_key_mask(key_mask, k, lead)[..., None, :, None], keys)[..., 0]
+    own_q, own_k, own_v = (rows_at(distinct(x)[..., None, :, :], rows)
                            for x, rows in ((q, queries), (k, keys), (v, keys)))
     wide = np.broadcast_shapes(own_q.shape[:-2], seen.shape[:-1])  # a mask may tell apart what q and k repeat
     own_q = np.broadcast_to(own_q, (*wide, *own_q.shape[-2:]))

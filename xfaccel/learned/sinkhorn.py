@@ -7,11 +7,11 @@ from xfaccel.arrays import (
     check_array,
     check_key_mask,
     count,
-    gather,
     leading,
     lengths,
     number,
     parameter,
+    rows_at,
 )
 from xfaccel.core import attention
 from xfaccel.engine.product import project
@@ -120,6 +120,6 @@ def _sorted(sort: Array, k: Array, v: Array, seen: Array) -> tuple[Array, Array,
         mixed.append(y.reshape(*axes, sort.shape[-2], block, width))
     # a slot is seen if its largest source is, the first of equals; a row of zeros has none
     largest = sort.argmax(axis=-1) if sort.size else np.zeros(sort.shape[:-1], np.intp)
-    found = gather(seen, largest) & (sort.max(axis=-1, keepdims=True, initial=0) > 0)
+    found = rows_at(seen, largest) & (sort.max(axis=-1, keepdims=True, initial=0) > 0)
     return *mixed, found[..., None]
 

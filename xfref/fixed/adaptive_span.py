@@ -42,7 +42,7 @@ def adaptive_span(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, span: float | 
     if m < n:
         raise ValueError(f"this variant needs at least as many keys as queries, got n = {n} and m = {m}")
     lead, row = leading(q, k, v), np.arange(n)[:, None]
-    span, ramp = _spans(span, q.dtype, n, lead), q.dtype.type(number("ramp", ramp, positive=True))
+    span, ramp = _spans(span, q.dtype, n, lead), q.dtype.type(number("ramp", ramp, 0, above=True))
     distance = row + m - n - np.arange(m)
     weight = np.clip((ramp + span[..., None] - distance.astype(q.dtype)) / ramp, 0, 1)  # m(x)
     seen = (distance >= 1) & (weight > 0)
@@ -84,7 +84,7 @@ def dynamic_span(x: np.ndarray, weight: np.ndarray, bias: float | np.ndarray, ma
                          f"got the shape {weight.shape}") from None
     logit = (x @ weight[..., None])[..., 0] + bias[..., None]
     sigmoid = np.exp(-np.logaddexp(0, -logit))  # 1 / (1 + exp(-logit)), without overflow
-    return x.dtype.type(number("max_span", max_span, positive=True)) * sigmoid
+    return x.dtype.type(number("max_span", max_span, 0, above=True)) * sigmoid
 
 
 def span_penalty(span: float | np.ndarray, coefficient: float) -> np.floating:

@@ -1,0 +1,23 @@
+"""Transformer-XL, fast: scores by distance of one block of queries at a time, as the bias of the engine."""
+
+import numpy as np
+
+from xfaccel.distance import relative_attention
+
+Array = np.ndarray
+
+
+def transformer_xl(q: Array, k: Array, v: Array, *, relative_keys: Array, content_bias: Array | None = None,
+                   position_bias: Array | None = None, same_length: bool = False,
+                   key_mask: Array | None = None, scale: float | None = None) -> Array:
+    """Causal attention of a segment to a memory and itself, by contents and distances (Dai et al. 2019, 3.3).
+
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e) with m >= n. Follows `xfref.transformer_xl`: a block of queries
+    meets the keys that it can see; its scores by distance are a table that the engine reads tile by tile.
+
+    Raises: TypeError or ValueError naming the argument that does not fit.
+    Cost: O(n m (d + e)) time, with `same_length` O(n (m - n) (d + e)); O(n + m) memory and a block of scores.
+    """
+    return relative_attention(q, k, v, relative_keys=relative_keys, content_bias=content_bias,
+                              position_bias=position_bias, same_length=same_length, key_mask=key_mask,
+                              scale=scale)
