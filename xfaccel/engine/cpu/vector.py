@@ -1,4 +1,4 @@
-"""A small emitter of vector code: what `tile_simd` and `features_simd` are written in.
+"""A small emitter of vector code: what the files named `_simd` are written in.
 
 Numba's loops reach a third of what the vector units can do. Here a micro-kernel is a Python function that
 runs while Numba compiles its caller and appends LLVM instructions on whole vectors, so that the register tile
