@@ -127,7 +127,7 @@ def _normalised(s: np.ndarray, axis: int) -> np.ndarray:
 
 def _prepared(q: np.ndarray, k: np.ndarray, v: np.ndarray, sort: np.ndarray, block: int,
               key_mask: np.ndarray | None) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The checked block and sort; keys, values and who is present, (...,N,block,.), with zeros for padding."""
+    """The checked block and sort; keys, values and who is present, (...,N,block,.), zeros for padding."""
     n, _ = lengths(q, k, v, equal=True)
     lead = leading(q, k, v)
     check_key_mask(key_mask, k, lead)
