@@ -40,10 +40,13 @@ def routing_clusters(x: Array, centroids: Array, size: int) -> Array:
     if size == n:
         return np.broadcast_to(np.arange(n), affinity.shape).copy()
     last = np.partition(affinity, n - size, axis=-1)[..., n - size, None]
-    nearer, level = affinity > last, affinity == last
-    # of the tokens level with the last that counts, as many as there is room for
-    level &= np.cumsum(level, axis=-1) <= size - nearer.sum(axis=-1, keepdims=True)
-    return np.nonzero(nearer | level)[-1].reshape(*affinity.shape[:-1], size)
+    chosen = affinity >= last
+    if np.count_nonzero(chosen) > last.size * size:
+        # of the tokens level with the last that counts, as many as there is room for
+        level = affinity == last
+        chosen ^= level
+        chosen |= level & (np.cumsum(level, axis=-1) <= size - chosen.sum(axis=-1, keepdims=True))
+    return np.nonzero(chosen)[-1].reshape(*affinity.shape[:-1], size)
 
 
 def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters: Array, causal: bool = False,
@@ -80,7 +83,7 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
 
 def _checked(name: str, clusters: Array, size: int, lead: tuple[int, ...]) -> Array:
     """The clusters (..., C, w), each in ascending order."""
-    rows = indices_in(name, clusters, size)
+    rows = indices_in(name, clusters, size).astype(np.intp)
     check_shape(name, rows.shape, (None, None), lead)
     return np.sort(distinct(rows), axis=-1)
 

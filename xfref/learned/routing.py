@@ -35,7 +35,7 @@ def routing_clusters(x: np.ndarray, centroids: np.ndarray, size: int) -> np.ndar
     clusters_c = the `size` positions i with the largest x_i . centroid_c
 
     (...,n,d),(lead...,C,d) -> (...,C,min(size,n)) ints. Of equally near tokens the earlier ones count first;
-    a token whose product is NaN comes last. Clusters are all of one size: a token may lie in several of them
+    a product that is NaN counts as -inf. Clusters are all of one size: a token may lie in several of them
     or in none. Both arguments are taken as they are. The paper has normalised queries and keys, one set of
     centroids for both, and finds about sqrt(n) centroids best.
 
@@ -51,6 +51,7 @@ def routing_clusters(x: np.ndarray, centroids: np.ndarray, size: int) -> np.ndar
     centroids = parameter("centroids", centroids, x.dtype, own=(None, x.shape[-1]), lead=x.shape[:-2])
     size = count("size", size)
     affinity = centroids @ x.swapaxes(-1, -2)  # (...,C,n)
+    affinity = np.where(np.isnan(affinity), -np.inf, affinity)
     nearest = np.argsort(-affinity, axis=-1, kind="stable")[..., :size]
     return np.sort(nearest, axis=-1)
 
@@ -142,6 +143,6 @@ def routing(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, query_clusters: np.n
 
 def _ascending(name: str, clusters: np.ndarray, size: int, lead: tuple[int, ...]) -> np.ndarray:
     """The clusters (lead...,C,w), the rows of each in ascending order."""
-    rows = indices_in(name, clusters, size)
+    rows = indices_in(name, clusters, size).astype(np.intp)
     check_shape(name, rows.shape, (None, None), lead)
     return np.sort(np.broadcast_to(rows, (*lead, *rows.shape[-2:])), axis=-1)
