@@ -1,13 +1,12 @@
 """Sparse Sinkhorn Attention: blocks of keys are sorted softly, then each block of queries sees two blocks.
 
-Sparse Sinkhorn Attention. Tay, Bahri, Yang, Metzler, Juan. 2020. arXiv:2002.11296, Section 3 (sparse Sinkhorn
-attention, causal Sinkhorn balancing, SortCut).
+Sparse Sinkhorn Attention. Tay, Bahri, Yang, Metzler, Juan. 2020. arXiv:2002.11296: Sinkhorn balancing and
+its causal form, sparse Sinkhorn attention, and SortCut Sinkhorn attention.
 
-Differs: the sorting network is outside: its logits come in as an array, and so does the Gumbel noise. The
-paper adds the scores of a pair in the sorted and in the own block; here, as in the public PyTorch code, one
-softmax runs over both. If causal, no block is sorted to its own place, where it would show its own future.
-The paper has no padding: here it is zeroed before blocks mix, and a slot of a sorted block is visible if it
-is in that block's largest source.
+Differs: the sorting network is outside: its logits come in as an array, and so does the Gumbel noise. One
+softmax runs over the sorted and the own block, as in the public PyTorch code. If causal, no block is sorted
+to its own place, where it would show its own future. The paper has no padding: here it is zeroed before
+blocks mix, and a slot of a sorted block is visible if it is in that block's largest source.
 """
 
 import numpy as np
