@@ -51,7 +51,7 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     furthest, alike = int(reach.max(initial=0)), position_keys is None and span.shape[-1] == 1
     distance = np.arange(max(furthest, 1), 0, -1)
     out = empty((*lead, n, v.shape[-1]), q.dtype)
-    for first in range(0, n, n if alike else QUERIES):
+    for first in range(0, n, max(n, 1) if alike else QUERIES):
         last = n if alike else min(first + QUERIES, n)
         keys = slice(max(first + m - n - furthest, 0), last + m - n)
         own, z = q[..., first:last, :], span if span.shape[-1] == 1 else span[..., first:last]

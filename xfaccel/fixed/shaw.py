@@ -4,7 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xfaccel.arrays import check_key_mask, empty, leading, lengths, parameter, scale_or_default
+from xfaccel.arrays import (
+    check_key_mask,
+    distinct,
+    empty,
+    leading,
+    lengths,
+    parameter,
+    scale_or_default,
+)
 from xfaccel.core import merge, softmax
 from xfaccel.engine import tiles
 from xfaccel.engine.product import project
@@ -37,16 +45,17 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
         check_key_mask(key_mask, k, lead)
     if value_table is not None:
         value_table = parameter("value_table", value_table, q.dtype, own=(length, v.shape[-1]), lead=lead)
-    clip = length // 2
+    key_table, clip = np.ascontiguousarray(key_table), length // 2
     if value_table is None:
         rows = project(scale * q, np.ascontiguousarray(key_table.swapaxes(-1, -2)), lead)
         return attend(q, k, v, tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE), key_mask=key_mask,
                       distance_bias=(rows, -clip), scale=scale, with_lse=False)[0]
+    value_table = np.ascontiguousarray(value_table)
     out, lse = _band(q, k, v, key_table, value_table, 0 if causal else clip, key_mask, scale)
     sides = [(-tiles.WIDE, -clip - 1, 0), (clip + 1, tiles.WIDE, -1)]
     for low, high, row in sides[:1 if causal else 2]:
         far, far_lse = attend(q, k, v, tiles.band(n, m, low, high), key_mask=key_mask, scale=scale)
-        far_lse += scale * (q @ key_table[..., row, :, None])[..., 0]
+        far_lse += scale * project(q, key_table[..., row, :, None], lead)[..., 0]
         far += value_table[..., row, None, :]
         out, lse = merge(out, lse, far, far_lse)
     return out
@@ -58,7 +67,8 @@ def _band(q: Array, k: Array, v: Array, key_table: Array, value_table: Array, hi
     lead, n, clip = leading(q, k, v), q.shape[-2], key_table.shape[-2] // 2
     out, lse = empty((*lead, n, v.shape[-1]), q.dtype), empty((*lead, n), q.dtype)
     for rows, keys, offsets, place in _offset_blocks(n, k.shape[-2], -clip, high, QUERIES):
-        own, near = q[..., rows, :], k[..., keys, :]
+        # products of dense rows have the same bits whatever the layout of q and k
+        own, near = (np.ascontiguousarray(distinct(x)) for x in (q[..., rows, :], k[..., keys, :]))
         b, w = own.shape[-2], near.shape[-2]
         mask = None if key_mask is None else key_mask[..., keys]
         inside = slice(*np.searchsorted(offsets, (-clip, high + 1)))
