@@ -922,9 +922,9 @@ SPECIAL = [
         rng, 13, 8) | dict(same_length=True)),
     # with 16 leading entries a block of queries is one tile
     special("transformer_xl", "several blocks", Shape(150, 170, q=(16,), k=(1,)), lambda rng: by_distance(
-        rng, 170, 8)),
+        rng, 170, 8) | dict(key_mask=rng.random((16, 170)) < 0.7)),
     special("transformer_xl", "several blocks, same length", Shape(150, 170, q=(16,), k=(1,)),
-            lambda rng: by_distance(rng, 170, 8) | dict(same_length=True)),
+            lambda rng: by_distance(rng, 170, 8) | dict(same_length=True, key_mask=rng.random(170) < 0.7)),
     special("transformer_xl", "blocks as long as the memory", Shape(180, 250, q=(2,), k=(2,)),
             lambda rng: by_distance(rng, 250, 8, lead=(2,)) | dict(same_length=True)),
     special("compressive_transformer", "memories per head, one K/V head", Shape(13, 17, k=(2, 1)),
@@ -935,7 +935,8 @@ SPECIAL = [
         rng, 13, 8, 6, memory=0)),
     special("compressive_transformer", "no keys of its own", Shape(0, 0), lambda rng: memories(rng, 0, 8, 6)),
     special("compressive_transformer", "several blocks", Shape(130, 130, q=(16,), k=(1,)),
-            lambda rng: memories(rng, 130, 8, 6, memory=70, compressed=20)),
+            lambda rng: memories(rng, 130, 8, 6, memory=70, compressed=20) | dict(
+                key_mask=rng.random((16, 130)) < 0.7)),
 ]
 
 
