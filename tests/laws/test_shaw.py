@@ -74,9 +74,8 @@ def test_rows_that_are_all_alike_leave_attention_as_it_is(package, n, m, clip, r
 
 
 @law("shaw")
-@pytest.mark.parametrize("clip", [4, 70])
-def test_a_score_by_distance_alone_is_a_bias(package, clip, rng):
-    n, m = 90, 100
+@pytest.mark.parametrize("n, m, clip", [(90, 100, 4), (100, 90, 70), (520, 530, 260)])
+def test_a_score_by_distance_alone_is_a_bias(package, n, m, clip, rng):
     q, k, v = qkv(rng, n, m, lead=(2,))
     q[..., 3], k[..., 3] = 1, 0  # the last entry of a query asks for the last entry of a row of the table
     keys = np.zeros((2 * clip + 1, 4))
@@ -107,11 +106,14 @@ def test_a_row_that_sees_nothing_has_no_value_of_any_offset(package, rng):
 
 
 @law("shaw")
-def test_each_offset_in_reach_finds_its_own_row(package, rng):
+@pytest.mark.parametrize("n, clip", [(140, 6), (520, 260)])
+def test_each_offset_in_reach_finds_its_own_row(package, n, clip, rng):
     """With equal keys, the output is the mean of the rows of the offsets that a query sees."""
-    n, clip = 140, 6
     q, k, v = np.ones((n, 1)), np.zeros((n, 1)), np.zeros((n, 3))
     values = rng.standard_normal((2 * clip + 1, 3))
     rows = np.clip(np.arange(n) - np.arange(n)[:, None], -clip, clip) + clip
-    close(package.shaw(q, k, v, key_table=np.zeros((2 * clip + 1, 1)), value_table=values),
-          values[rows].mean(axis=1))
+    keys = np.zeros((2 * clip + 1, 1))
+    close(package.shaw(q, k, v, key_table=keys, value_table=values), values[rows].mean(axis=1))
+    past = np.tri(n)[..., None]
+    close(package.shaw(q, k, v, key_table=keys, value_table=values, causal=True),
+          (past * values[rows]).sum(axis=1) / past.sum(axis=1))

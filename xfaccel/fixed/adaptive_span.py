@@ -14,6 +14,7 @@ from xfaccel.arrays import (
     scale_or_default,
 )
 from xfaccel.engine import tiles
+from xfaccel.engine.product import project
 from xfaccel.engine.softmax import attend
 
 Array = np.ndarray
@@ -59,7 +60,8 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
         with np.errstate(divide="ignore"):
             np.log(bias, out=bias)
         if position_keys is not None:
-            bias = bias + scale * (own @ position_keys[..., distance.clip(0, longest), :].swapaxes(-1, -2))
+            by_distance = position_keys[..., distance.clip(0, longest), :].swapaxes(-1, -2)
+            bias = bias + scale * project(own, by_distance, leading(own, by_distance))
         bands = _bands(last - first, keys.stop - keys.start, tuple(reach.ravel().tolist()))
         out[..., first:last, :] = attend(own, k[..., keys, :], v[..., keys, :], bands, plane_axes=reach.shape,
                                          key_mask=None if key_mask is None else key_mask[..., keys],
@@ -80,4 +82,4 @@ def _spans(span: float | Array, dtype: np.dtype, n: int, lead: tuple[int, ...]) 
     wrong = ~((span >= 0) & (span < np.inf))
     if wrong.any():
         raise ValueError(f"span needs finite numbers of at least 0, got {span[wrong][0]}")
-    return np.atleast_1d(span)
+    return np.ascontiguousarray(span)
