@@ -263,7 +263,7 @@ def share(kernel, job, helpers):
 
 
 def cleared():
-    """Whether the board comes to hold nothing beside the number of sleeping helpers, as when no job is running.
+    """Whether the board comes to hold nothing beside the number of sleeping helpers.
 
     A helper that looked at a job just before its caller took it down may still be on its way out.
     """
