@@ -1,7 +1,5 @@
 """Reformer, fast: chunks of the sorted tokens as leading axes of the softmax engine."""
 
-import math
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -29,7 +27,7 @@ def lsh_buckets(x: Array, rotations: Array) -> Array:
         raise ValueError(f"rotations needs at least 1 round and 1 direction, got the shape {rotations.shape}")
     rotations = rotations.reshape(*rotations.shape[:-2], rounds * half)
     out = np.empty((*lead, rounds, n), np.intp)
-    size = max(_AT_ONCE // (math.prod(lead) * rounds * half or 1), 1)
+    size = max(_AT_ONCE // (out[..., :1].size * half or 1), 1)
     for part in (slice(start, start + size) for start in range(0, n, size)):
         along = (x[..., part, :] @ rotations).reshape(*lead, -1, rounds, half)
         plus, minus = along.argmax(axis=-1), along.argmin(axis=-1) + half
@@ -50,6 +48,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     Cost: O(n R chunk (1 + before + after) (R + d + e)) time, O(n (R + d + e)) memory and a chunk's mask.
     """
     check_array("qk", qk, least=2)
+    check_array("v", v, least=2, dtype=qk.dtype, like="qk")
     n, lead = lengths(qk, qk, v)[0], leading(qk, v)
     if integers("buckets", buckets, (None, n), lead).shape[-2] == 0:
         raise ValueError("buckets needs at least 1 round, got 0")
@@ -67,7 +66,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     # a query with label a sees a key with label b iff -before <= b - a <= after
     labels = place // chunk
     if not across_buckets:
-        labels += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * (number + reach)
+        labels += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * number
     # in an unsigned type with room for `reach` more, b - (a - before) <= reach says the same
     labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0)) + reach))
     # slots for whole chunks and for all that their windows reach; the tokens fill those from 0 to n - 1
@@ -82,7 +81,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
         return sliding_window_view(x, width, axis=-2)[..., ::chunk, :, :].swapaxes(-1, -2)
 
     keys = _directions(np.where(shown[..., None], qk, 0))
-    step = max(_AT_ONCE // (math.prod(order.shape[:-2]) * chunk * width or 1), 1)
+    step = max(_AT_ONCE // (order[..., 0, 0].size * chunk * width or 1), 1)
     sorted_out, sorted_lse = (np.empty((*lead, number, chunk, w), qk.dtype) for w in (v.shape[-1], 1))
     out = lse = None
     for r in range(order.shape[-2]):
@@ -104,8 +103,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
                         for x in (sorted_out, sorted_lse))
         out, lse = merge(out, lse, new, new_lse[..., 0]) if r else (new, new_lse[..., 0])
     # a token that saw no other sees itself; a NaN in its key counts
-    own = np.where(shown[..., None], v, 0) + 0 * keys[..., :1]
-    np.copyto(out, own, where=np.isneginf(lse)[..., None])
+    np.copyto(out, np.where(shown[..., None], v, 0) + 0 * keys[..., :1], where=np.isneginf(lse)[..., None])
     return out
 
 

@@ -17,7 +17,6 @@ from xfref.core import (
     check_array,
     check_key_mask,
     count,
-    hide_keys,
     integers,
     leading,
     lengths,
@@ -77,6 +76,7 @@ def reformer(qk: np.ndarray, v: np.ndarray, *, buckets: np.ndarray, chunk: int, 
            [2.]])
     """
     check_array("qk", qk, least=2)
+    check_array("v", v, least=2, dtype=qk.dtype, like="qk")
     n, lead = lengths(qk, qk, v)[0], leading(qk, v)
     if integers("buckets", buckets, (None, n), lead).shape[-2] == 0:
         raise ValueError("buckets needs at least 1 round, got 0")
@@ -94,7 +94,7 @@ def reformer(qk: np.ndarray, v: np.ndarray, *, buckets: np.ndarray, chunk: int, 
     itself = np.eye(n, dtype=bool)
     others = visible(qk, qk, v, mask=near & ~itself, key_mask=key_mask, causal=causal)
     alone = ~others.any(axis=-1, keepdims=True)
-    keys = _directions(hide_keys(qk, key_mask))
+    keys = _directions(qk)
     return attention(qk, keys, v, mask=others | (alone & itself), key_mask=key_mask, scale=scale)  # Eq. 12
 
 
