@@ -212,11 +212,11 @@ def test_chunks_far_apart_are_not_taken_for_neighbours(package, n, across, rng):
     middle = np.arange(n)
     middle[[0, -1]] = n // 2 - 1, n // 2
     middle[1:-1] = np.delete(np.arange(n), [n // 2 - 1, n // 2])
+    buckets = np.stack([np.arange(n), middle if across else (middle + 1) // 2])
+    options = dict(buckets=buckets, chunk=1, after=1, across_buckets=across)
     for key, query in ((0, n - 1), (n - 1, 0)):
         moved = v.copy()
         moved[key] += 1
-        options = dict(buckets=np.stack([np.arange(n), middle if across else (middle + 1) // 2]), chunk=1, after=1,
-                       across_buckets=across)
         changed = package.reformer(qk, moved, **options) != package.reformer(qk, v, **options)
         assert changed[query].all()
 
