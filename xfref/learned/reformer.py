@@ -19,7 +19,6 @@ from xfref.core import (
     count,
     integers,
     leading,
-    lengths,
     parameter,
     visible,
 )
@@ -77,7 +76,10 @@ def reformer(qk: np.ndarray, v: np.ndarray, *, buckets: np.ndarray, chunk: int, 
     """
     check_array("qk", qk, least=2)
     check_array("v", v, least=2, dtype=qk.dtype, like="qk")
-    n, lead = lengths(qk, qk, v)[0], leading(qk, v)
+    (n, d), lead = qk.shape[-2:], leading(qk, v, names="qk and v")
+    if v.shape[-2] != n or d == 0:
+        raise ValueError(f"qk and v need the same length, and qk a width of at least 1, "
+                         f"got n = {n} and m = {v.shape[-2]}, d = {d}")
     if integers("buckets", buckets, (None, n), lead).shape[-2] == 0:
         raise ValueError("buckets needs at least 1 round, got 0")
     chunk, before, after = count("chunk", chunk), count("before", before, 0), count("after", after, 0)
