@@ -40,7 +40,8 @@ OWN = {  # parameters that a function cannot do without
 }
 # those that are called with q, k and v under these names
 FUNCTIONS = sorted({variant.function for variant in VARIANTS.values() if variant.call is None})
-EQUAL = sorted({variant.function for variant in VARIANTS.values() if variant.lengths == "equal"})
+EQUAL = sorted({variant.function for variant in VARIANTS.values()
+                if variant.call is None and variant.lengths == "equal"})
 DENSE = ["attention", "attention_lse"]
 SCALED = [name for name in FUNCTIONS if any(x.scale for x in VARIANTS.values() if x.function == name)]
 
@@ -62,6 +63,11 @@ def on_etc(**wrong):
                 global_v=zeros(3, 3, 5))
     args |= {name: wrong.pop(name) for name in args if name in wrong}
     return "etc", tuple(args.values()), dict(radius=2) | wrong
+
+
+def on_reformer(qk=K, v=V, **wrong):
+    """The call of `reformer` with eleven tokens and one thing wrong."""
+    return "reformer", (qk, v), dict(buckets=np.zeros((2, 11), int), chunk=3) | wrong
 
 
 def zeros(*shape):
@@ -354,6 +360,45 @@ TABLE = [  # (call, the error, words of its message)
     (on("axial", axis=2), ValueError, ["axis", "below 2", "got 2"]),
     (on("axial", axis=-3), ValueError, ["axis", "at least -2", "-3"]),
     (on("axial", axis=None), TypeError, ["axis", "integer", "None"]),
+    # reformer
+    *((on_reformer(**wrong), error, words) for wrong, error, words in [
+        (dict(qk=K.tolist()), TypeError, ["qk needs", "list", "asarray"]),
+        (dict(qk=K.astype(int)), TypeError, ["qk needs", "float32 or float64", "int64"]),
+        (dict(qk=zeros(11)), ValueError, ["qk needs", "2 axes", "(11,)"]),
+        (dict(qk=zeros(11, 0)), ValueError, ["width", "at least 1", "0"]),
+        (dict(v=V.astype(np.float32)), TypeError, ["v needs the dtype of qk", "float64", "float32"]),
+        (dict(v=V.tolist()), TypeError, ["v needs", "list"]),
+        (dict(v=V[..., :10, :]), ValueError, ["qk and v", "length", "n = 11 and m = 10"]),
+        (dict(v=zeros(2, 2, 11, 5)), ValueError, ["leading axes of qk and v", "(2, 2, 11, 5)"]),
+        (dict(buckets=[[0] * 11]), TypeError, ["buckets", "integers", "list"]),
+        (dict(buckets=np.zeros((2, 11))), TypeError, ["buckets", "integers", "float64"]),
+        (dict(buckets=np.zeros((2, 11), bool)), TypeError, ["buckets", "integers", "bool"]),
+        (dict(buckets=np.zeros(11, int)), ValueError, ["buckets", "(lead..., any, 11)", "(11,)"]),
+        (dict(buckets=np.zeros((2, 10), int)), ValueError, ["buckets", "11", "(2, 10)"]),
+        (dict(buckets=np.zeros((4, 2, 11), int)), ValueError, ["buckets", "(2, 3)", "(4, 2, 11)"]),
+        (dict(buckets=np.zeros((0, 11), int)), ValueError, ["buckets", "at least 1 round", "0"]),
+        (dict(buckets=np.full((2, 11), -1)), ValueError, ["buckets", "at least 0", "-1"]),
+        (dict(chunk=0), ValueError, ["chunk", "at least 1", "0"]),
+        (dict(chunk=2.0), TypeError, ["chunk", "integer", "float 2.0"]),
+        (dict(before=-1), ValueError, ["before", "at least 0", "-1"]),
+        (dict(after=True), TypeError, ["after", "integer", "bool True"]),
+        (dict(key_mask=np.ones(11)), TypeError, ["key_mask", "boolean", "float64"]),
+        (dict(key_mask=np.ones((2, 11), bool)), ValueError, ["key_mask", "(2, 11)", "(B, 1, m)"]),
+        (dict(scale="1"), TypeError, ["scale", "number", "str '1'"]),
+        (dict(qk=zeros(0, 4), v=zeros(0, 5), buckets=np.zeros((2, 0), int), scale=np.nan), ValueError,
+         ["scale", "finite", "nan"]),
+    ]),
+    *((("lsh_buckets", args, {}), error, words) for args, error, words in [
+        ((K.tolist(), zeros(4, 2, 3)), TypeError, ["x needs", "list", "asarray"]),
+        ((zeros(4), zeros(4, 2, 3)), ValueError, ["x needs", "2 axes", "(4,)"]),
+        ((K, zeros(5, 2, 3)), ValueError, ["rotations", "4, any, any)", "(5, 2, 3)"]),
+        ((K, zeros(4, 3)), ValueError, ["rotations", "(4, 3)"]),
+        ((K, zeros(2, 4, 2, 3)), ValueError, ["rotations", "(2, 3)", "(2, 4, 2, 3)"]),
+        ((K, zeros(4, 0, 3)), ValueError, ["rotations", "at least 1 round", "(4, 0, 3)"]),
+        ((K, zeros(4, 2, 0)), ValueError, ["rotations", "1 direction", "(4, 2, 0)"]),
+        ((K, np.zeros((4, 2, 3), int)), TypeError, ["rotations", "floats", "int64"]),
+        ((K, zeros(4, 2, 3).tolist()), TypeError, ["rotations", "floats", "list"]),
+    ]),
     # linformer
     (on("linformer", key_projection=zeros(6, 10)), ValueError, ["key_projection", "at least m = 11", "10"]),
     (on("linformer", value_projection=zeros(6, 9)), ValueError, ["value_projection", "at least m = 11", "9"]),
@@ -627,6 +672,10 @@ REFUSED = [
     (("synthesizer", (V, LOGITS), dict(scale=1.0)), "scale"),
     (("synthesizer", (V,), {}), "logits"),
     (("etc", (Q, K, V, Q, K, V), {}), "radius"),
+    (on_reformer(casual=True), "casual"),
+    (("reformer", (K, V), dict(chunk=3)), "buckets"),
+    (("reformer", (K, V), dict(buckets=ROUTES)), "chunk"),
+    (("lsh_buckets", (K,), {}), "rotations"),
     *(((function, (Q, K, V), {}), missing) for function, missing in [
         ("block_local", "block"), ("sliding_window", "left"), ("longformer", "window"),
         ("random_tokens", "indices"), ("star_ring", "key_embedded"), ("sparse_strided", "stride"),
@@ -680,6 +729,12 @@ def test_unknown_and_missing_names(package, call, word):
 def test_the_good_call_that_the_table_spoils(package, function):
     """Without this the table could be red for another reason than the one it names."""
     run(package, on(function))
+
+
+@pytest.mark.parametrize("call", [on_reformer(), ("lsh_buckets", (K, np.zeros((4, 2, 3))), {})],
+                         ids=lambda call: call[0])
+def test_the_good_calls_without_q(package, call):
+    run(package, call)
 
 
 @pytest.mark.parametrize("function", STEPS)

@@ -8,6 +8,15 @@ from .measure import HEADS, WIDTH, Variant, normal, qkv
 BLOCK = 64
 
 
+def _rounds(n):
+    """Two rounds of as many buckets as have half a chunk each, chosen at random."""
+    return dict(buckets=np.random.default_rng(n).integers(0, 2 * n // BLOCK, (HEADS, 2, n)), chunk=BLOCK)
+
+
+def _tokens_and_rotations(n):
+    return qkv(n)[0], normal(WIDTH, 2, -(-n // BLOCK))
+
+
 def _clusters(n, seed):
     """As many clusters per head as each has tokens, about sqrt(n), chosen at random."""
     size = round(n**0.5)
@@ -30,6 +39,9 @@ def _sort(n):
 
 
 VARIANTS = {
+    "lsh_buckets": Variant("lsh_buckets", arguments=_tokens_and_rotations),
+    "reformer": Variant("reformer", _rounds, lambda n: qkv(n)[1:]),
+    "reformer, causal": Variant("reformer", lambda n: _rounds(n) | dict(causal=True), lambda n: qkv(n)[1:]),
     "routing_clusters": Variant("routing_clusters", lambda n: dict(size=round(n**0.5)),
                                 _tokens_and_centroids),
     "routing": Variant("routing", _routes),

@@ -24,6 +24,8 @@ PEERS = {  # the versions and licences that this script was written against
     "linformer": ("0.2.3", "MIT"),
     "performer-pytorch": ("1.1.4", "MIT"),
     "pytorch-fast-transformers": ("0.4.0", "MIT"),
+    "reformer-pytorch": ("1.4.4", "MIT"),
+    "trax": ("git 7c189c2", "Apache-2.0"),
     "routing-transformer": ("1.6.1", "MIT"),
     "sinkhorn-transformer": ("0.11.4", "MIT"),
     "long-range-arena": ("git cd31e5c", "Apache-2.0"),

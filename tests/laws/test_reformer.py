@@ -202,6 +202,25 @@ def test_a_masked_token_keeps_its_place_in_the_order(package, rng):
     np.testing.assert_array_equal(changed.any(axis=-1), [True, True, True, True, False, False])
 
 
+@law("reformer")
+@pytest.mark.parametrize("n", [256, 257])
+@pytest.mark.parametrize("across", [True, False])
+def test_chunks_far_apart_are_not_taken_for_neighbours(package, n, across, rng):
+    """256 and 257 chunks: their numbers, and those of positions, just fit a byte, or just do not."""
+    qk, _, v = qkv(rng, n, lead=())
+    # the first and the last position are neighbours in the second round alone
+    middle = np.arange(n)
+    middle[[0, -1]] = n // 2 - 1, n // 2
+    middle[1:-1] = np.delete(np.arange(n), [n // 2 - 1, n // 2])
+    buckets = np.stack([np.arange(n), middle if across else (middle + 1) // 2])
+    options = dict(buckets=buckets, chunk=1, after=1, across_buckets=across)
+    for key, query in ((0, n - 1), (n - 1, 0)):
+        moved = v.copy()
+        moved[key] += 1
+        changed = package.reformer(qk, moved, **options) != package.reformer(qk, v, **options)
+        assert changed[query].all()
+
+
 # limits
 
 
@@ -320,7 +339,9 @@ def test_garbage_under_a_mask_stays_in_its_own_row(package, garbage, rng):
         x[~mask], values[~mask] = garbage, garbage
         with np.errstate(invalid="ignore"):
             dirty = package.reformer(x, values, **options)
+            nothing = package.reformer(x, values, buckets=buckets, chunk=1, before=0, key_mask=mask)
         assert clean[mask].tobytes() == dirty[mask].tobytes()
+        assert not nothing[~mask].any()
 
 
 @law("reformer")
@@ -369,7 +390,7 @@ def test_buckets_broadcast_against_the_leading_axes(package, rng):
 
 
 @law("reformer", "lsh_buckets")
-@pytest.mark.parametrize("size", [1, 40, 100])
+@pytest.mark.parametrize("size", [1, 24, 72, 400, 700])
 def test_the_size_of_pieces_does_not_matter(size, monkeypatch, rng):
     fast = importlib.import_module("xfaccel.learned.reformer")
     qk, v, buckets = drawn(rng, 20, 3)

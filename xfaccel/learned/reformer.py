@@ -1,11 +1,9 @@
 """Reformer, fast: chunks of the sorted tokens as leading axes of the softmax engine."""
 
-import math
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from xfaccel.arrays import check_array, check_key_mask, count, integers, leading, lengths, parameter, rows_at
+from xfaccel.arrays import check_array, check_key_mask, count, integers, leading, parameter, rows_at
 from xfaccel.core import attention, attention_lse, merge
 
 Array = np.ndarray
@@ -29,7 +27,7 @@ def lsh_buckets(x: Array, rotations: Array) -> Array:
         raise ValueError(f"rotations needs at least 1 round and 1 direction, got the shape {rotations.shape}")
     rotations = rotations.reshape(*rotations.shape[:-2], rounds * half)
     out = np.empty((*lead, rounds, n), np.intp)
-    size = max(_AT_ONCE // (math.prod(lead) * rounds * half or 1), 1)
+    size = max(_AT_ONCE // (out[..., :1].size * half or 1), 1)
     for part in (slice(start, start + size) for start in range(0, n, size)):
         along = (x[..., part, :] @ rotations).reshape(*lead, -1, rounds, half)
         plus, minus = along.argmax(axis=-1), along.argmin(axis=-1) + half
@@ -50,39 +48,42 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     Cost: O(n R chunk (1 + before + after) (R + d + e)) time, O(n (R + d + e)) memory and a chunk's mask.
     """
     check_array("qk", qk, least=2)
-    n, lead = lengths(qk, qk, v)[0], leading(qk, v)
+    check_array("v", v, least=2, dtype=qk.dtype, like="qk")
+    (n, d), lead = qk.shape[-2:], leading(qk, v, names="qk and v")
+    if v.shape[-2] != n or d == 0:
+        raise ValueError(f"qk and v need the same length, and qk a width of at least 1, "
+                         f"got n = {n} and m = {v.shape[-2]}, d = {d}")
     if integers("buckets", buckets, (None, n), lead).shape[-2] == 0:
         raise ValueError("buckets needs at least 1 round, got 0")
     chunk, before, after = count("chunk", chunk), count("before", before, 0), count("after", after, 0)
     shown = np.ones(qk.shape[:-1], bool) & (key_mask is None or check_key_mask(key_mask, qk, lead))
-    if n == 0:
+    if 0 in (n, *lead):
         return attention(qk, qk, v, scale=scale)
     chunk = min(chunk, n)
     number = -(-n // chunk)
     before, after = min(before, number - 1), min(after, number - 1)
     reach, width = before + after, (before + 1 + after) * chunk
     # NumPy sorts numbers of 8 or 16 bits in linear time
-    order = np.argsort(buckets.astype(np.min_scalar_type(buckets.max(initial=0))), axis=-1, kind="stable")
+    order = np.argsort(buckets.astype(np.min_scalar_type(buckets.max())), axis=-1, kind="stable")
     place = np.argsort(order, axis=-1)
     # a query with label a sees a key with label b iff -before <= b - a <= after
     labels = place // chunk
     if not across_buckets:
-        labels += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * (number + reach)
+        labels += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * number
     # in an unsigned type with room for `reach` more, b - (a - before) <= reach says the same
-    labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0)) + reach))
+    labels = labels.astype(np.min_scalar_type(int(labels.max()) + reach))
     # slots for whole chunks and for all that their windows reach; the tokens fill those from 0 to n - 1
     slot = np.arange(-before * chunk, (number + after) * chunk)
     filled, order = (0 <= slot) & (slot < n), order.take(slot, axis=-1, mode="clip")
 
     def chunks(x):  # (..., slots, w) -> (..., number, chunk, w)
-        inner = x[..., before * chunk:(before + number) * chunk, :]
-        return inner.reshape(*x.shape[:-2], number, chunk, x.shape[-1])
+        return x[..., before * chunk:(before + number) * chunk, :].reshape(*x.shape[:-2], number, chunk, -1)
 
     def windows(x):  # (..., slots, w) -> (..., number, width, w), a view: windows overlap
         return sliding_window_view(x, width, axis=-2)[..., ::chunk, :, :].swapaxes(-1, -2)
 
-    keys = _directions(np.where(shown[..., None], qk, 0))
-    step = max(_AT_ONCE // (math.prod(order.shape[:-2]) * chunk * width or 1), 1)
+    keys = _directions(np.ascontiguousarray(np.where(shown[..., None], qk, 0)))
+    step = max(_AT_ONCE // (order[..., 0, 0].size * chunk * width), 1)
     sorted_out, sorted_lse = (np.empty((*lead, number, chunk, w), qk.dtype) for w in (v.shape[-1], 1))
     out = lse = None
     for r in range(order.shape[-2]):
@@ -104,8 +105,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
                         for x in (sorted_out, sorted_lse))
         out, lse = merge(out, lse, new, new_lse[..., 0]) if r else (new, new_lse[..., 0])
     # a token that saw no other sees itself; a NaN in its key counts
-    own = np.where(shown[..., None], v, 0) + 0 * keys[..., :1]
-    np.copyto(out, own, where=np.isneginf(lse)[..., None])
+    np.copyto(out, np.where(shown[..., None], v, 0) + 0 * keys[..., :1], where=np.isneginf(lse)[..., None])
     return out
 
 
@@ -113,5 +113,4 @@ def _directions(x: Array) -> Array:
     """Rows of length 1, in the memory of `x`; a row of zeros stays."""
     top = np.maximum(x.max(axis=-1, keepdims=True), -x.min(axis=-1, keepdims=True))
     x /= np.where(top == 0, 1, top)  # so that no square over- or underflows
-    x /= np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), 1)[..., None]
-    return x
+    return np.divide(x, np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), 1)[..., None], out=x)

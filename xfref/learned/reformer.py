@@ -17,10 +17,8 @@ from xfref.core import (
     check_array,
     check_key_mask,
     count,
-    hide_keys,
     integers,
     leading,
-    lengths,
     parameter,
     visible,
 )
@@ -77,7 +75,11 @@ def reformer(qk: np.ndarray, v: np.ndarray, *, buckets: np.ndarray, chunk: int, 
            [2.]])
     """
     check_array("qk", qk, least=2)
-    n, lead = lengths(qk, qk, v)[0], leading(qk, v)
+    check_array("v", v, least=2, dtype=qk.dtype, like="qk")
+    (n, d), lead = qk.shape[-2:], leading(qk, v, names="qk and v")
+    if v.shape[-2] != n or d == 0:
+        raise ValueError(f"qk and v need the same length, and qk a width of at least 1, "
+                         f"got n = {n} and m = {v.shape[-2]}, d = {d}")
     if integers("buckets", buckets, (None, n), lead).shape[-2] == 0:
         raise ValueError("buckets needs at least 1 round, got 0")
     chunk, before, after = count("chunk", chunk), count("before", before, 0), count("after", after, 0)
@@ -94,7 +96,7 @@ def reformer(qk: np.ndarray, v: np.ndarray, *, buckets: np.ndarray, chunk: int, 
     itself = np.eye(n, dtype=bool)
     others = visible(qk, qk, v, mask=near & ~itself, key_mask=key_mask, causal=causal)
     alone = ~others.any(axis=-1, keepdims=True)
-    keys = _directions(hide_keys(qk, key_mask))
+    keys = _directions(qk)
     return attention(qk, keys, v, mask=others | (alone & itself), key_mask=key_mask, scale=scale)  # Eq. 12
 
 

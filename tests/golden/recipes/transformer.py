@@ -1,4 +1,4 @@
-"""torch's multi-head attention, encoder layer, linear layers and layer norm."""
+"""torch's multi-head attention, encoder layer, linear layers and norm; a reversible block around them."""
 
 import numpy as np
 from frame import case, generator, np_attention, randomise, table, tensor
@@ -54,10 +54,10 @@ def cases(_):
     cases = {}
     width, heads, n, m = 8, 2, 12, 15
 
-    def add(name, function, inputs, weights, out, restated, call=None, **extra):
+    def add(name, function, inputs, weights, out, restated, call=None, peer="torch", **extra):
         call = {"function": function, "inputs": list(inputs), "weights": sorted(weights)} | (call or {})
         stored = {f"weights/{key}": value for key, value in weights.items()}
-        cases[name] = case("torch", inputs | stored, out.numpy(), restated, call, **extra)
+        cases[name] = case(peer, inputs | stored, out.numpy(), restated, call, **extra)
 
     for name, keys in (("multi_head", n), ("cross", m), ("cross_key_mask", m)):
         rng = generator("transformer/" + name)
@@ -101,4 +101,26 @@ def cases(_):
     x, gain, bias = rng.standard_normal((2, n, width)), *rng.standard_normal((2, width))
     out = nn.functional.layer_norm(tensor(x), (width,), tensor(gain), tensor(bias))
     add("layer_norm", "layer_norm", {"x": x, "gain": gain, "bias": bias}, {}, out, np_norm(x, gain, bias))
+
+    from reformer_pytorch.reversible import ReversibleBlock
+
+    rng = generator("transformer/reversible")
+    layer = randomise(nn.TransformerEncoderLayer(width, heads, 12, dropout=0.0, batch_first=True), rng)
+    block = ReversibleBlock(
+        lambda y: layer.self_attn(*[layer.norm1(y)] * 3, need_weights=False)[0],
+        lambda y: layer.linear2(torch.relu(layer.linear1(layer.norm2(y)))),
+    )
+    weights, norm = encoder_weights(layer), {}
+    for i in (1, 2):
+        norm[i] = lambda y, i=i: np_norm(y, weights[f"g{i}"], weights[f"n{i}"])
+    x1, x2 = rng.standard_normal((2, 2, n, width))
+    y = block(tensor(np.concatenate([x1, x2], axis=-1)))
+    y1 = x1 + np_multi_head(norm[1](x2), norm[1](x2), weights, heads)
+    y2 = x2 + np_feed_forward(norm[2](y1), weights)
+    streams = lambda z: torch.cat(z.detach().chunk(2, dim=-1), dim=-2)  # as one array, as the test does
+    add("reversible", "reversible_block", {"x1": x1, "x2": x2}, weights, streams(y),
+        np.concatenate([y1, y2], axis=-2), {"heads": heads}, "reformer-pytorch")
+    back, _ = block.backward_pass(y.clone(), torch.zeros_like(y))
+    add("reversible_inverse", "reversible_inverse", {"y1": y1, "y2": y2}, weights, streams(back),
+        np.concatenate([x1, x2], axis=-2), {"heads": heads}, "reformer-pytorch")
     return cases
