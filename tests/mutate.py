@@ -280,7 +280,8 @@ def survivors_of(path, mutants, selection, limit):
                     raise RuntimeError(f"pytest ended with {code} for {mutant.change}")
                 if code == 0:
                     left.append(mutant)
-                print(f"{mutant.line}: {mutant.change} {'survives' if code == 0 else 'killed'}", flush=True)
+                fate = "survives" if code == 0 else "out of time" if code < 0 else "killed"
+                print(f"{mutant.line}: {mutant.change} {fate}, {time.monotonic() - begun:.1f} s", flush=True)
     return sorted(left)
 
 
