@@ -250,6 +250,7 @@ TABLE = [  # (call, the error, words of its message)
     (on("longformer", global_v=zeros(2, 3, 11, 4)), ValueError, ["global_v", "11, 5)", "11, 4)"]),
     (on("longformer", global_q=Q.astype(np.float32)), TypeError, ["global_q", "float64", "float32"]),
     (on("longformer", global_q=Q.tolist()), TypeError, ["global_q", "list"]),
+    (on("longformer", global_q=zeros(4)), ValueError, ["global_q needs", "2 axes", "(4,)"]),
     (on("longformer", global_q=zeros(5, 3, 9, 4)), ValueError, ["global_q", "(5, 3"]),
     (on("longformer", global_k=zeros(4, 2, 3, 11, 4)), ValueError, ["global_k", "(4, 2, 3"]),
     # etc
