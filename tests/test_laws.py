@@ -186,6 +186,16 @@ def test_longformer_in_loops(package, n, m, causal, window, dilation, rng):
         close(out[b, h], np.where(row_is_global[:, None], far, local))
 
 
+@law("longformer")
+def test_global_projections_are_shared_by_the_leading_axes_they_lack(package, rng):
+    args, shared = qkv(rng, lead=(2, 3)), qkv(rng, lead=())
+    options = dict(window=4, global_tokens=[2, 7])
+    names = ("global_q", "global_k", "global_v")
+    whole = [np.broadcast_to(x, (2, 3, *x.shape)).copy() for x in shared]
+    close(package.longformer(*args, **options, **dict(zip(names, shared, strict=True))),
+          package.longformer(*args, **options, **dict(zip(names, whole, strict=True))))
+
+
 @law("patterns")
 @pytest.mark.parametrize("n, m", [*LENGTHS, (70, 66)])
 def test_patterns_in_loops(package, n, m):
