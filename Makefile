@@ -4,11 +4,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help arena test lint bench-check bench peers golden check clean
+.PHONY: help arena test coverage mutate lint bench-check bench peers golden check clean
 
 help:
 	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification"
 	@echo "make test    the test suite, then the part of it that also runs without compilation"
+	@echo "make coverage   lines and branches of the specification that no test reaches"
+	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make lint    ruff"
 	@echo "make check   lint, test and asv check: what CI runs"
 	@echo "make bench   airspeed velocity on this commit (QUICK=1: once each)"
@@ -36,6 +38,16 @@ test: $(VENV)/.with-test
 	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto -m unjitted
 	$(RUN) -m pytest -q tests/test_kernels.py  # runs two processes at a time by itself
 	$(RUN) -m pytest -q -n auto --ignore tests/test_kernels.py
+
+# the specification alone: a test that runs on both packages runs on xfref
+coverage: $(VENV)/.with-test
+	$(RUN) -m coverage run --branch --source=xfref --data-file=$(VENV)/coverage -m pytest -q -p no:cacheprovider \
+	  -k 'not xfaccel' tests/laws tests/lra tests/test_laws.py tests/test_golden.py tests/test_bad_input.py \
+	  tests/test_rules.py
+	$(RUN) -m coverage report --data-file=$(VENV)/coverage --show-missing --skip-covered --fail-under=100
+
+mutate: $(VENV)/.with-test
+	@$(RUN) tests/mutate.py $(PAPER)
 
 lint: $(VENV)/.with-test
 	$(RUN) -m ruff check .

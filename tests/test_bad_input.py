@@ -362,6 +362,7 @@ TABLE = [  # (call, the error, words of its message)
     (on("axial", axis=None), TypeError, ["axis", "integer", "None"]),
     # reformer
     *((on_reformer(**wrong), error, words) for wrong, error, words in [
+        (dict(v=zeros(11)), ValueError, ["v needs", "2 axes", "(11,)"]),
         (dict(qk=K.tolist()), TypeError, ["qk needs", "list", "asarray"]),
         (dict(qk=K.astype(int)), TypeError, ["qk needs", "float32 or float64", "int64"]),
         (dict(qk=zeros(11)), ValueError, ["qk needs", "2 axes", "(11,)"]),
@@ -475,6 +476,7 @@ TABLE = [  # (call, the error, words of its message)
     (("sinkhorn_sort", (SORT,), dict(iterations=0)), ValueError, ["iterations", "at least 1", "0"]),
     (("sinkhorn_sort", (SORT,), dict(iterations=1.0)), TypeError, ["iterations", "integer", "1.0"]),
     *((("sinkhorn_sort", (SORT,), dict(iterations=1) | wrong), error, words) for wrong, error, words in [
+        (dict(noise=zeros(3, 3, 3)), ValueError, ["noise", "broadcastable to ()", "(3, 3, 3)"]),
         (dict(temperature=0), ValueError, ["temperature", "positive", "0"]),
         (dict(temperature=-1.0), ValueError, ["temperature", "positive", "-1.0"]),
         (dict(temperature=np.inf), ValueError, ["temperature", "finite", "inf"]),
@@ -657,6 +659,12 @@ REFERENCE = [  # of what the specification alone has
         ("pma", (SET, LAYER, WEIGHTS | dict(bz=zeros(5))), {}, ValueError, ["bz", "4", "(5,)"]),
     ]),
     (("mab_weights", (np.random.default_rng(0), 0), {}), ValueError, ["width", "at least 1", "0"]),
+    (("update_centroids", (ROWS, zeros(4), K), {}), ValueError, ["q needs", "2 axes", "(4,)"]),
+    (("update_centroids", (ROWS, Q, zeros(4)), {}), ValueError, ["k needs", "2 axes", "(4,)"]),
+    (("pooling_projection", (3, 4), {}), ValueError, ["r needs", "at most n = 3", "4"]),
+    (("pooling_projection", (3, 0), {}), ValueError, ["r needs", "at least 1", "0"]),
+    (("pooling_projection", (4.0, 2), {}), TypeError, ["n needs", "integer", "float 4.0"]),
+    (("encoder_block", (Q, {}), dict(heads=2, norm="no")), ValueError, ["norm", "'post' or 'pre'", "'no'"]),
 ]
 
 # arguments that Python itself refuses: a misspelt or missing name never passes in silence

@@ -182,6 +182,17 @@ def test_weights_of_the_axial_transformer(rng):
     assert len({x.tobytes() for x in weights["wq"]}) == 5
 
 
+@law("axial_transformer_weights", "encoder_block_weights", "multi_head_weights", "feed_forward_weights")
+def test_weights_are_drawn_with_the_variance_of_one_over_their_rows(rng):
+    weights = xfref.axial_transformer_weights(rng, (50, 60), 40, 90, 70, outer=1, inner=1)
+    rows = dict.fromkeys(("wq", "wk", "wv", "wo", "w1", "wl", "rows", "columns"), 40) | dict(w2=90)
+    for name, x in weights.items():
+        if name in rows:
+            assert abs(x.std() * rows[name] ** 0.5 - 1) < 0.07 and abs(x.mean()) < 0.01
+        else:
+            assert (x == (1 if name in ("g1", "g2", "gl") else 0)).all()
+
+
 @pytest.mark.parametrize("change, error, words", [
     (dict(x=np.zeros((4, 6))), ValueError, ["x needs", "3 axes", "(4, 6)"]),
     (dict(x=np.zeros((3, 4, 6), int)), TypeError, ["x needs", "float32 or float64", "int64"]),

@@ -77,6 +77,8 @@ def test_of_equal_products_the_first_counts(package):
     x = np.array([[2.0], [0.0], [-2.0], [np.nan]])
     # (2, 2, 2, -2, -2, -2), six zeros, (-2, -2, -2, 2, 2, 2), and the first NaN
     np.testing.assert_array_equal(package.lsh_buckets(x, rotations), [[0, 0, 3, 0]])
+    # vectors of no entries have products of zero
+    np.testing.assert_array_equal(package.lsh_buckets(np.zeros((3, 0)), np.zeros((0, 1, 2))), [[0, 0, 0]])
 
 
 @law("lsh_buckets")

@@ -97,7 +97,6 @@ def star_transformer(x: Array, weights: Mapping[str, Array], *, heads: int, step
     """
     check_array("x", x, least=2)
     *lead, n, width = x.shape
-    check_key_mask(key_mask, x, tuple(lead))
     layers = _layers(weights, count("steps", steps), width, x.dtype)
     # a query of zeros weighs all tokens alike: the mean of those that are not masked
     relay = attention(np.zeros((*lead, 1, width), x.dtype), x, x, key_mask=key_mask)

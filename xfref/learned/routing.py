@@ -84,10 +84,10 @@ def update_centroids(centroids: np.ndarray, q: np.ndarray, k: np.ndarray, *,
         check_shape("centroids", centroids.shape, (None, x.shape[-1]), x.shape[:-2])
         nearest = np.argmax(x @ centroids.swapaxes(-1, -2), axis=-1)  # (...,n)
         belongs = nearest[..., None, :] == np.arange(centroids.shape[-2])[:, None]  # (...,C,n)
-        sums = belongs.astype(x.dtype) @ x
+        sums = belongs @ x
         own = (1,) * (sums.ndim - centroids.ndim) + centroids.shape
         shared = tuple(axis for axis, length in enumerate(own) if length < sums.shape[axis])
-        moved += sums.sum(axis=shared, keepdims=True).reshape(centroids.shape)
+        moved += sums.sum(axis=shared).reshape(centroids.shape)
     return decay * centroids + (1 - decay) / 2 * moved
 
 
