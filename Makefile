@@ -35,8 +35,9 @@ arena: $(VENV)/.with-arena
 	$(RUN) -m xfaccel arena $(ARENA)
 
 test: $(VENV)/.with-test
-	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -m unjitted
-	$(RUN) -m pytest -q
+	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto -m unjitted
+	$(RUN) -m pytest -q tests/test_kernels.py  # runs two processes at a time by itself
+	$(RUN) -m pytest -q -n auto --ignore tests/test_kernels.py
 
 # the specification alone: a test that runs on both packages runs on xfref
 coverage: $(VENV)/.with-test

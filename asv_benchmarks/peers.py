@@ -2,7 +2,7 @@
 
     python asv_benchmarks/peers.py [--quick] [--lengths 1024 4096] [--threads 2] [--only full causal]
 
-In a hot loop every contender is called for two milliseconds, or once, and then as often again, which counts:
+In a hot loop every contender is called for ten milliseconds, or once, and then as often again, which counts:
 the first half wakes its own threads, and those of the contender before it, some of which spin for a while,
 fall asleep. After an idle gap the first call counts. Ratios are medians over rounds of the peer's time over
 that of xfaccel in the same round: above 1, xfaccel is faster. The peak is a loop of multiply-adds in
@@ -60,7 +60,7 @@ from xfaccel.engine.cpu.vector import kernel, vector_bytes  # noqa: E402
 Array = np.ndarray
 SUMS = 24 if vector_bytes() == 64 else 12    # more than a multiply-add takes cycles, fewer than registers
 PEAK_LOOPS = 3_000_000
-HOT = 2e-3               # seconds of calls before those that count
+HOT = 10e-3              # seconds of calls before those that count
 PEAK_WORK = 2.0 * PEAK_LOOPS * OPTIONS.threads * SUMS * vector_bytes() / 4
 MISSING: dict[str, str] = {}
 
@@ -114,10 +114,14 @@ def load_torch():
 
 
 def ours(function: str, arrays: tuple, threads: int = OPTIONS.threads, **options) -> Contender:
+    own = partial(getattr(xfaccel, function), *arrays, **options)
+
     def call():
         with limited(threads):
-            return getattr(xfaccel, function)(*arrays, **options)
-    return Contender("xfaccel" if threads == OPTIONS.threads else f"xfaccel, {threads} thread", call)
+            return own()
+    # the limit of the whole process stands in `main`
+    return Contender("xfaccel", own) if threads == OPTIONS.threads else Contender(
+        f"xfaccel, {threads} thread", call)
 
 
 def torch_sdpa(q: Array, k: Array, v: Array, causal: bool) -> Contender | None:
@@ -314,6 +318,11 @@ def report(title: str, contenders: list[Contender], errors: list[float], operati
 
 
 def main() -> None:
+    with limited(OPTIONS.threads):
+        every_comparison()
+
+
+def every_comparison() -> None:
     print(f"{OPTIONS.heads} heads of width {OPTIONS.width}, float32, {OPTIONS.threads} threads; "
           f"medians of {OPTIONS.rounds} rounds; ratio: time over that of xfaccel")
     for kind in ("full", "causal"):

@@ -189,6 +189,11 @@ def fill(draw):
         yield Call((draw(rows, TILE), rows, draw.dtype(value)))
 
 
+def fold(draw):
+    for rows in ROWS:
+        yield Call((draw(rows, TILE), rows, draw.positive(1, TILE), draw(rows, TILE)), 1, True)
+
+
 def hide_band(draw):
     limits = (-1 << 60, -64, -63, -17, 0, 1, 16, 63, 64, 1 << 60)
     for keys, low, high in itertools.product(COUNTS, limits, limits):
@@ -329,7 +334,7 @@ def decay(draw):
 
 TWINS = {
     "tile": dict(pack=pack, scores=scores, scores_past=scores_past, softmax=softmax_step,
-                 accumulate=accumulate, accumulate_past=accumulate_past, unpack=unpack, fill=fill,
+                 accumulate=accumulate, accumulate_past=accumulate_past, unpack=unpack, fill=fill, fold=fold,
                  hide_band=hide_band, hide_bits=hide_bits, add_rows=add_rows, add_lanes=add_lanes),
     "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
     "features": dict(pad_rows=pad_rows, elu=elu, relu=relu, half_squares=half_squares, combine=combine,
@@ -497,6 +502,7 @@ def shapes() -> Iterator[tuple[int, int, int, int]]:
     size = len(TAILS)
     for a, b in itertools.product(range(size), range(size)):
         yield tuple(TAILS[place % size] for place in (a, b, a + b, a + 2 * b))
+    yield from [(3, 1100, 17, 33)] * 2  # once in each half: more keys than are added up at once
 
 
 def by_distance(q, k, v, *, table, nearest, low, high, step, key_mask):

@@ -73,4 +73,4 @@ def test_the_configuration_is_plain_json_of_this_repository():
 
 
 def test_the_comparison_with_peers_is_short_enough_to_read():
-    assert code_lines((FOLDER / "peers.py").read_text()) <= 250
+    assert code_lines((FOLDER / "peers.py").read_text()) <= 300  # what the house allows a room

@@ -13,12 +13,14 @@ from numba import njit
 
 from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import cache, threads
+from xfaccel.engine.cpu.kernels import features as extra
 from xfaccel.engine.cpu.kernels import tile as micro
 from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, start_of
 from xfaccel.engine.cpu.tile_plain import OPTIONS
 from xfaccel.engine.tiles import TILE, TileList
 
 Array = np.ndarray
+FOLD = 16  # tiles of keys that are added up apart
 
 
 # byte offsets in the job record. Of an operand X the record holds its base, the address of the offsets of its
@@ -47,13 +49,16 @@ with cache.enabled():
         total, slots = load_int(job + TOTAL), load_int(job + SLOTS)
         k_stride, v_stride = load_int(job + K_ROW), load_int(job + V_ROW)
 
-        # scratch: queries (d rows of 64), scores (64 rows), output (e rows), three rows, copies of k and v
+        # scratch, rows of 64: queries (d rows), scores (64), output and its sums (e + 1), the same of the
+        # tiles before (e + 1), three rows, copies of k and v
         queries = load_int(job + SCRATCH) + fetch_add(job + WORKERS, 1) * load_int(job + SCRATCH_SIZE)
         s = queries + row * d
         result = s + row * TILE
-        top = result + row * e
-        sums, shrink = top + row, top + 2 * row
-        k_copy = shrink + row
+        sums = result + row * e
+        whole = sums + row
+        top = whole + row * (e + 1)
+        shrink, held = top + row, top + 2 * row
+        k_copy = held + row
         v_copy = k_copy + row * d
 
         while True:
@@ -71,9 +76,10 @@ with cache.enabled():
             q_row = load_int(job + Q_ROW)
             q = start_of(job + Q, entry) + first * q_row
             micro.pack(q, step * q_row, count, d, scale, queries, zero)
-            micro.fill(result, e, zero, zero)
+            micro.fill(result, e + 1, zero, zero)
             micro.fill(top, 1, -np.inf, zero)
-            micro.fill(sums, 1, zero, zero)
+            micro.fill(held, 1, zero + 1, zero)
+            unfolded, folded = 0, False
 
             offsets = load_int(job + OFFSETS) + 8 * tile
             for number in range(load_int(offsets), load_int(offsets + 8)):
@@ -143,13 +149,27 @@ with cache.enabled():
                             micro.hide_keys(s, keys, mask, mask_column, zero)
                     micro.softmax(s, keys, top, sums, shrink, zero)
                     micro.accumulate(s, row, keys, v, v_row, size, e, shrink, result, row, zero)
+                    # sums of sums: as long a sequence of additions as the keys have tiles would lose digits
+                    if folded:
+                        extra.multiply(held, 1, shrink, 0, zero)
+                    unfolded += 1
+                    if unfolded == FOLD:
+                        if not folded:
+                            micro.fill(whole, e + 1, zero, zero)
+                        micro.fold(result, e + 1, held, whole, zero)
+                        micro.fill(held, 1, zero + 1, zero)
+                        unfolded, folded = 0, True
 
+            if folded:
+                micro.fold(result, e + 1, held, whole, zero)
+            output = whole if folded else result
+            total_of = output + row * e
             out_row = load_int(job + OUT_ROW)
             out = start_of(job + OUT, entry) + first * out_row
-            micro.unpack(result, count, e, sums, out, step * out_row, zero)
+            micro.unpack(output, count, e, total_of, out, step * out_row, zero)
             if load_int(job + LSE) != 0:
                 lse = start_of(job + LSE, entry) + first * size
-                micro.logarithms(top, sums, count, lse, step * size, zero)
+                micro.logarithms(top, total_of, count, lse, step * size, zero)
         return 0
 
 
@@ -169,7 +189,7 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
         return
     dtype = out.memory.dtype
     workers = threads.worth(entries * tile_list.scores * (d + e), total)
-    size = -(-(TILE * (TILE + 2 * d + 2 * e + 3)) * dtype.itemsize // 64) * 64
+    size = -(-(TILE * (TILE + 2 * d + 3 * e + 5)) * dtype.itemsize // 64) * 64
     room = scratch(workers * size)
     job = np.array([
         0, total, 0, tile_list.slots, d, e, 0,

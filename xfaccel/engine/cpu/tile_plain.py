@@ -128,6 +128,17 @@ def fill(tile, rows, value, zero):
 
 
 @njit(**OPTIONS)
+def fold(part, rows, held, whole, zero):
+    """whole[row, lane] = whole[row, lane] * held[lane] + part[row, lane]; part = 0."""
+    parts, wholes = table(part, rows, TILE, zero), table(whole, rows, TILE, zero)
+    factors = table(held, 1, TILE, zero)
+    for row in range(rows):
+        for lane in range(TILE):
+            wholes[row, lane] = wholes[row, lane] * factors[0, lane] + parts[row, lane]
+            parts[row, lane] = zero
+
+
+@njit(**OPTIONS)
 def hide_band(s, keys, low, high, zero):
     """s[j, lane] = -inf unless low <= j - lane <= high."""
     tile = table(s, keys, TILE, zero)

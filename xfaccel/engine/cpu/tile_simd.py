@@ -22,8 +22,9 @@ from xfaccel.engine.cpu.vector import kernel
 from xfaccel.engine.tiles import TILE
 
 __all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows",
-           "copy_row", "copy_seen", "fill", "hide_band", "hide_bits", "hide_keys", "hide_mask",
-           "logarithms", "pack", "scores", "scores_past", "seen_keys", "softmax", "unpack"]
+           "copy_row", "copy_seen", "fill", "fold", "hide_band", "hide_bits", "hide_keys",
+           "hide_mask", "logarithms", "pack", "scores", "scores_past", "seen_keys", "softmax",
+           "unpack"]
 
 _MANY = 1 << 20  # larger band limits mean the same as this one, which fits an int32
 
@@ -176,6 +177,20 @@ def fill(typing, tile, rows, value, zero):
         e.loop(0, e.times(rows, e.row), lambda offset: e.store(vector, e.at(tile, offset)),
                step=e.width * e.size)
     return kernel(emit, zero, "iif")
+
+
+@intrinsic
+def fold(typing, part, rows, held, whole, zero):
+    def emit(e, part, rows, held, whole):
+        def row(r):
+            for first in range(0, e.row, e.width * e.size):
+                source, target = (e.at(base, e.times(r, e.row), first) for base in (part, whole))
+                factor = e.load(e.at(held, first))
+                e.store(e.multiply_add(e.load(target), factor, e.load(source)), target)
+                e.store(e.splat(0.0), source)
+
+        e.loop(0, rows, row)
+    return kernel(emit, zero, "iiii")
 
 
 @intrinsic
