@@ -194,7 +194,7 @@ class Selection:
             return True
         if self.paper in SHARED and not conforms:
             return True
-        words = set(words_of(params))
+        words = set(words_of({name: x for name, x in params.items() if name != "package"}))
         known = {*xfref.__all__, *test_house.public_functions(xfref.patterns, {"xfref.patterns"}), "xfref"}
         if words & known:
             return bool(words & self.names)
