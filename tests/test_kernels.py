@@ -226,7 +226,7 @@ CALLS = {  # a call of each engine that is worth a helper
 
 # of the records of the jobs below: threads that came, threads that may go
 CAME, GO = 0, 8
-LONG = 1 << 34  # looks, more than a minute: what is waited for does come
+LONG = 1 << 31  # looks, about half a minute: what is waited for does come
 
 
 @njit(nogil=True)
@@ -258,8 +258,22 @@ def meet(job, _, __, ___, zero):
 
 
 def share(kernel, job, helpers):
-    threads._WAKE.put(None)  # also for a helper that is just about to go to sleep
-    threads.run(kernel, job, (None, None, None), np.float32(0), helpers)
+    """A job that cannot do without its helpers: one that falls asleep as it is posted is woken all the same."""
+    done = threading.Event()
+
+    def wake():
+        while not done.wait(0.001):
+            threads._WAKE.put(None)
+
+    waker = threading.Thread(target=wake)
+    if helpers:
+        waker.start()
+    try:
+        threads.run(kernel, job, (None, None, None), np.float32(0), helpers)
+    finally:
+        done.set()
+        if helpers:
+            waker.join()
 
 
 def cleared():
@@ -309,11 +323,11 @@ def test_a_caller_waits_for_the_helper_that_is_inside():
 def test_a_helper_that_sleeps_is_woken():
     share(meet, np.zeros(2, np.int64), 1)
     deadline = time.monotonic() + 60
-    while threads._BOARD[threads.ASLEEP // 8] < len(threads._STARTED):
+    while threads._WAKE.qsize() or threads._BOARD[threads.ASLEEP // 8] < len(threads._STARTED):
         assert time.monotonic() < deadline, "helpers stay awake with nothing to do"
         time.sleep(0.001)
     job = np.zeros(2, np.int64)
-    share(meet, job, 1)
+    threads.run(meet, job, (None, None, None), np.float32(0), 1)
     assert job.tolist() == [2, 1]
 
 
@@ -330,7 +344,6 @@ def test_busy_helpers_keep_no_caller_waiting(rng, two_threads):
         deadline = time.monotonic() + 60
         while job[CAME // 8] < 1 + helpers:
             assert time.monotonic() < deadline, f"{job[0]} threads came"
-            threads._WAKE.put(None)
             time.sleep(0.001)
         for _ in range(20):
             assert xfaccel.attention(q, k, v).tobytes() == right

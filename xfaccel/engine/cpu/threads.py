@@ -160,6 +160,7 @@ def run(kernel: Callable, job: Array, switches: tuple[int | None, int | None, in
     entry = _entry(kernel, tuple(x is None for x in switches), zero.dtype)
     if helpers > 0:
         _start(helpers)
+        # a helper that falls asleep in the very moment is missed: this job then goes without it
         for _ in range(min(_BOARD[ASLEEP // 8], helpers) - _WAKE.qsize()):
             _WAKE.put(None)
     _lead(_address(), entry, address(job), *(x or 0 for x in switches), helpers, zero)
