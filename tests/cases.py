@@ -344,8 +344,7 @@ COMMON = {  # what is common to all variants: a shape, options, and what the var
 }
 
 
-UNJITTED = {"square", "causal", "causal, more queries", "no keys", "e = 0", "one K/V head",
-            "key mask per batch entry, garbage under it"}
+UNJITTED = {"square", "causal, more queries", "no keys", "key mask per batch entry, garbage under it"}
 
 
 def _common(label, variant):

@@ -319,8 +319,6 @@ def test_a_file_is_short_enough_to_read(path):
 @pytest.mark.parametrize("path", [
     path for folder in ("xfref", "xfaccel", "tests", "asv_benchmarks/benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))], ids=relative)
-
-
 def test_lines_are_at_most_110_long(path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
         assert len(line) <= MAX_LINE, f"line {number} has {len(line)} characters"

@@ -258,7 +258,7 @@ def meet(job, _, __, ___, zero):
 
 
 def share(kernel, job, helpers):
-    """A job that cannot do without its helpers: one that falls asleep as it is posted is woken all the same."""
+    """A job that cannot do without its helpers: one that falls asleep as it is posted is woken too."""
     done = threading.Event()
 
     def wake():
