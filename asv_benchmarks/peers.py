@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = ["full", "causal", "window", "linear", "idle"]
+    kinds = ["full", "causal", "window", "linear", "idle", "widths"]
     parser.add_argument("--only", nargs="+", default=kinds, choices=kinds, help="comparisons (default: all)")
     parser.add_argument("--lengths", nargs="+", type=int, help="n of full and causal (default: 64 to 8192)")
     parser.add_argument("--long", type=int, help="n of window and linear (default: 16384)")
@@ -62,6 +62,7 @@ SUMS = 24 if vector_bytes() == 64 else 12    # more than a multiply-add takes cy
 PEAK_LOOPS = 3_000_000
 HOT = 10e-3              # seconds of calls before those that count
 PEAK_WORK = 2.0 * PEAK_LOOPS * OPTIONS.threads * SUMS * vector_bytes() / 4
+WIDTHS = (64, 16, 24, 32, 40, 48, 80, 96, 100, 112, 128)  # the first is what the others are compared with
 MISSING: dict[str, str] = {}
 
 
@@ -300,6 +301,19 @@ def compare(kind: str, n: int, gaps: list[float] | None = None) -> None:
         report(f"{kind}, n = {n}, hot", contenders, errors, work(kind, n), measure(entrants, OPTIONS.rounds))
 
 
+def compare_widths(n: int = 1024, heads: int = 4) -> None:
+    """What one thread computes in a second at other widths than 64, and in float64, in turns."""
+    entrants = {}
+    for width, dtype in [*((width, np.float32) for width in WIDTHS), (64, np.float64)]:
+        arrays = np.random.default_rng(0).standard_normal((3, heads, n, width)).astype(dtype)
+        entrants[width, dtype.__name__] = ours("attention", tuple(arrays), threads=1)
+    seconds = measure(list(entrants.values()), OPTIONS.rounds)
+    rates = np.array([width for width, _ in entrants]) / seconds
+    print(f"\nn = {n}, {heads} heads, 1 thread: multiply-adds a second, those of width 64 in float32 being 1")
+    for place, (width, dtype) in enumerate(entrants):
+        print(f"{f'd = e = {width}, {dtype}':32}{np.median(rates[:, place] / rates[:, 0]):18.2f}")
+
+
 def report(title: str, contenders: list[Contender], errors: list[float], operations: float,
            seconds: Array) -> None:
     """The table; if `seconds` has a column more than there are contenders, it is that of the peak."""
@@ -335,6 +349,8 @@ def every_comparison() -> None:
     if "idle" in OPTIONS.only:
         for n in (256, 1024):
             compare("full", n, OPTIONS.gaps)
+    if "widths" in OPTIONS.only:
+        compare_widths()
     for name, why in MISSING.items():
         print(f"missing: {name} ({why})", file=sys.stderr)
 

@@ -100,6 +100,13 @@ def distinct(x: Array) -> Array:
     return x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.strides[:-2])]
 
 
+def joined(*stretches: Array) -> Array:
+    """Arrays (...,rows,width) one below the other, their leading axes broadcast; repeated ones stay one."""
+    stretches = [distinct(x) for x in stretches]
+    lead = leading(*stretches)
+    return np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in stretches], axis=-2)
+
+
 def as_key_mask(seen: Array, k: Array) -> Array | None:
     """`seen` (..., m) as a key mask for `k`, of k.ndim - 1 axes; None if it hides nothing."""
     return None if seen.all() else seen.reshape((1,) * (k.ndim - 1 - seen.ndim) + seen.shape)
@@ -182,6 +189,13 @@ def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None 
                         f"convert with {name}.astype({like}.dtype)")
     if x.ndim < least:
         raise ValueError(f"{name} needs at least {least} axes, got the shape {x.shape}")
+
+
+def companion(name: str, x: object, dtype: np.dtype, own: Sequence[int], lead: tuple[int, ...]) -> Array:
+    """Data beside q, k and v: (lead..., own...) in their type. Raises TypeError or ValueError naming it."""
+    check_array(name, x, least=2, dtype=dtype)
+    check_shape(name, x.shape, own, lead)
+    return x
 
 
 def parameter(name: str, x: object, dtype: np.dtype, *, own: Sequence[int | None],

@@ -145,7 +145,7 @@ def blocks(table: Array, block: int, n: int) -> Pattern:
 def scattered(n: int, indices: Array, m: int | None = None) -> Pattern:
     """A list of keys per query. Follows `xfref.patterns.scattered`."""
     n, m = _lengths(n, m)
-    indices = listed_in("indices", indices, n, m)
+    indices = listed_in("indices", indices, n, m).copy()  # a pattern does not change with what it was made of
     return _pattern(np.where(indices < 0, m, indices), indices + 1, m, listed=indices)
 
 
@@ -162,7 +162,7 @@ def listed_in(name: str, table: object, rows: int, columns: int) -> Array:
         raise ValueError(f"{name} needs the shape (..., {rows}, r), got {table.shape}")
     if table.size and (table.min() < -1 or table.max() >= columns):
         raise ValueError(f"{name} needs integers in -1..{columns - 1}, got {table.min()}..{table.max()}")
-    return table.astype(np.int64)
+    return table.astype(np.int64, copy=False)
 
 
 def first_cell(stride: int, summary: int, sub_block: int | Array) -> Array:
@@ -197,12 +197,9 @@ def prefixes(stops: Array, m: int) -> Pattern:
     first, one, wide = tile % max(slots, 1) * tiles.TILE, np.ones_like(tile), np.full_like(tile, tiles.WIDE)
     count = np.minimum(n - first, tiles.TILE)
     segments = np.stack([0 * tile, one, low, -wide, wide, -one, low, one, words, -wide, wide, begin], axis=-1)
-    parts = [np.ascontiguousarray(part, np.int64) for part in (
-        slots * np.arange(planes + 1), np.stack([first, one, count], axis=-1), 2 * np.arange(len(tile) + 1),
-        segments.reshape(-1, 6), masks)]
-    listed = tiles.TileList(*parts, tuple(part.ctypes.data for part in parts), slots,
-                            tiles.TILE * int(high.sum()))
-    return Pattern(np.zeros_like(stops)[..., None], stops[..., None], m, listed)
+    tile_list = tiles.listed(slots * np.arange(planes + 1), np.stack([first, one, count], axis=-1),
+                             2 * np.arange(len(tile) + 1), segments.reshape(-1, 6), masks)
+    return Pattern(np.zeros_like(stops)[..., None], stops[..., None], m, tile_list)
 
 
 def indices_in(name: str, x: object, size: int) -> Array:

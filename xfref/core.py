@@ -337,6 +337,13 @@ def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None 
         raise ValueError(f"{name} needs at least {least} axes, got the shape {x.shape}")
 
 
+def companion(name: str, x: object, dtype: np.dtype, own: Sequence[int], lead: tuple[int, ...]) -> Array:
+    """Data beside q, k and v: (lead..., own...) in their type. Raises TypeError or ValueError naming it."""
+    check_array(name, x, least=2, dtype=dtype)
+    check_shape(name, x.shape, own, lead)
+    return x
+
+
 def parameter(name: str, x: object, dtype: np.dtype, *, own: Sequence[int | None],
               lead: tuple[int, ...], broadcast: bool = False) -> Array:
     """A parameter of shape (lead..., own...) cast to `dtype`; None in `own` accepts any length.

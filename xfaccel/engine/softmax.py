@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from xfaccel.arrays import (
+    Rows,
     check_key_mask,
     check_mask,
     empty,
@@ -37,10 +38,8 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
-    scale = scale_or_default(scale, q)
-    key_rows = mask_rows = bias_rows = None
-    if key_mask is not None:
-        key_rows = rows(check_key_mask(key_mask, k, lead)[..., None, :], lead, dense=False)
+    scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)
+    mask_rows = bias_rows = None
     if mask is not None:
         dense = check_mask("mask", mask, (n, m), lead)
         mask_rows = rows(_at_least_2d(dense, n, m), lead, dense=False)
@@ -72,10 +71,7 @@ def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool 
     Cost: O(n r (d + e)) time a leading entry, O(m + r) memory for each thread.
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
-    scale = scale_or_default(scale, q)
-    key_rows = None
-    if key_mask is not None:
-        key_rows = rows(check_key_mask(key_mask, k, lead)[..., None, :], lead, dense=False)
+    scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)
     out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
     gather.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
                rows(lse[..., None], lead) if with_lse else None,
@@ -89,6 +85,12 @@ def _plane_of(axes: tuple[int, ...], lead: tuple[int, ...]) -> Array:
     """The plane of each leading entry, planes being laid out over `axes`."""
     planes = np.arange(math.prod(axes), dtype=np.int64).reshape(axes)
     return np.ascontiguousarray(np.broadcast_to(planes, lead)).ravel()
+
+
+def _key_rows(key_mask: Array | None, k: Array, lead: tuple[int, ...]) -> Rows | None:
+    if key_mask is None:
+        return None
+    return rows(check_key_mask(key_mask, k, lead)[..., None, :], lead, dense=False)
 
 
 def _at_least_2d(x: Array, n: int, m: int) -> Array:

@@ -139,8 +139,12 @@ def _finish(planes: list[tuple[Array, Array, Array, Array]]) -> TileList:
         masks.append(mask)
         begun, words = begun + len(segment), words + len(mask)
     counts = np.cumsum([0] + [len(tile) for tile in tiles])
-    parts = [counts, *(np.concatenate(part) for part in (tiles, offsets, segments, masks))]
-    parts = [np.ascontiguousarray(part, np.int64) for part in parts]
+    return listed(counts, *(np.concatenate(part) for part in (tiles, offsets, segments, masks)))
+
+
+def listed(planes: Array, tiles: Array, offsets: Array, segments: Array, masks: Array) -> TileList:
+    """The tile list of these five arrays, which are kept as they are from now on."""
+    parts = [np.ascontiguousarray(part, np.int64) for part in (planes, tiles, offsets, segments, masks)]
     for part in parts:
         part.setflags(write=False)
     return TileList(*parts, tuple(part.ctypes.data for part in parts), int(np.diff(parts[0]).max(initial=0)),

@@ -34,5 +34,5 @@ def axial(q: Array, k: Array, v: Array, *, shape: tuple[int, ...], axis: int, ca
         key_mask = key_mask.reshape(*(lead or (1,) * (k.ndim - 2)), before, inner)
     lines = tiles.band(inner, inner, -tiles.WIDE, 0 if causal else tiles.WIDE, max(stride, 1))
     out, _ = attend(*(x.reshape(*x.shape[:-2], before, inner, x.shape[-1]) for x in (q, k, v)), lines,
-                    key_mask=key_mask, scale=scale)
+                    key_mask=key_mask, scale=scale, with_lse=False)
     return out.reshape(*out.shape[:-3], n, out.shape[-1])

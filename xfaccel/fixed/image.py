@@ -23,7 +23,7 @@ def image_1d(q: Array, k: Array, v: Array, *, block: int, memory: int, causal: b
     """
     n, _ = lengths(q, k, v, equal=True)
     tile_list = _along_the_raster(n, count("block", block), count("memory", memory, 0), bool(causal))
-    return attend(q, k, v, tile_list, key_mask=key_mask, scale=scale)[0]
+    return attend(q, k, v, tile_list, key_mask=key_mask, scale=scale, with_lse=False)[0]
 
 
 def image_2d(q: Array, k: Array, v: Array, *, shape: tuple[int, int], block: tuple[int, int],
@@ -42,7 +42,8 @@ def image_2d(q: Array, k: Array, v: Array, *, shape: tuple[int, int], block: tup
     shape = grid(shape, n, axes=2)
     block, flange = extents("block", block, axes=2), extents("flange", flange, axes=2, least=0)
     order, tile_list = _in_the_plane(shape, block, flange, bool(causal))
-    out, _ = attend(q.take(order, axis=-2), k, v, tile_list, key_mask=key_mask, scale=scale)
+    out, _ = attend(q.take(order, axis=-2), k, v, tile_list, key_mask=key_mask, scale=scale,
+                    with_lse=False)
     return out.take(np.argsort(order), axis=-2)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xfaccel import patterns
-from xfaccel.arrays import check_array, check_shape, count, counts, leading, lengths
+from xfaccel.arrays import companion, count, counts, leading, lengths
 from xfaccel.core import attention
 
 Array = np.ndarray
@@ -30,8 +30,9 @@ def longformer(q: Array, k: Array, v: Array, *, window: int, dilation: int | Arr
         raise ValueError(f"window needs to be even (half on each side), got {window}")
     dilation = counts("dilation", dilation, lead)
     is_global = patterns.token_mask("global_tokens", global_tokens, m, lead)
-    global_q, global_k, global_v = (_like(f"global_{name}", x, own, lead) for name, x, own
-                                    in (("q", global_q, q), ("k", global_k, k), ("v", global_v, v)))
+    global_q, global_k, global_v = (
+        own if x is None else companion(f"global_{name}", x, own.dtype, own.shape[-2:], lead)
+        for name, x, own in (("q", global_q, q), ("k", global_k, k), ("v", global_v, v)))
     hops = dilation if isinstance(dilation, int) else tuple(dilation.tolist())
     pattern = _longformer(n, m, window // 2, hops, bool(causal), is_global.shape, is_global.tobytes())
     out = attention(q, k, v, mask=pattern, key_mask=key_mask, scale=scale)
@@ -69,11 +70,3 @@ def _longformer(n: int, m: int, side: int, dilation: int | tuple[int, ...], caus
     hubs = np.frombuffer(is_global, bool).reshape(shape)
     pattern = patterns.window(n, m, left=side, right=side, dilation=hops) | patterns.columns(hubs, n)
     return pattern & patterns.past(n, m) if causal else pattern
-
-
-def _like(name: str, x: Array | None, own: Array, lead: tuple[int, ...]) -> Array:
-    if x is None:
-        return own
-    check_array(name, x, least=2, dtype=own.dtype)
-    check_shape(name, x.shape, own.shape[-2:], lead)
-    return x

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from xfaccel.arrays import check_key_mask, distinct, leading, lengths, parameter
+from xfaccel.arrays import check_key_mask, joined, leading, lengths, parameter
 from xfaccel.engine.softmax import attend_listed
 
 Array = np.ndarray
@@ -26,7 +26,7 @@ def star_ring(q: Array, k: Array, v: Array, *, key_embedded: Array, value_embedd
         parameter(name, x, q.dtype, own=(rows, like.shape[-1]), lead=lead) for name, x, rows, like in (
             ("key_embedded", key_embedded, n, k), ("value_embedded", value_embedded, n, v),
             ("key_relay", key_relay, 1, k), ("value_relay", value_relay, 1, v)))
-    keys, values = _rows(k, key_embedded, key_relay), _rows(v, value_embedded, value_relay)
+    keys, values = joined(k, key_embedded, key_relay), joined(v, value_embedded, value_relay)
     seen = None
     if key_mask is not None:
         axes = check_key_mask(key_mask, k, lead).shape[:-1]
@@ -41,10 +41,3 @@ def _contexts(n: int) -> Array:
     own = np.arange(n)
     ring = [(own + step) % max(n, 1) for step in (-1, 0, 1)]
     return np.stack([*ring, n + own, np.full(n, 2 * n)], axis=-1)
-
-
-def _rows(*parts: Array) -> Array:
-    """Parts (...,rows,width) one below the other."""
-    parts = [distinct(x) for x in parts]
-    lead = leading(*parts)
-    return np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in parts], axis=-2)

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from xfaccel.arrays import check_key_mask, leading, lengths, parameter
+from xfaccel.arrays import check_key_mask, distinct, joined, leading, lengths, parameter
 from xfaccel.core import attention
 from xfaccel.engine.product import project
 from xfaccel.patterns import Pattern
@@ -53,8 +53,7 @@ def _slots(x: Array, kernel: Array, null: Array | None, key_mask: Array | None) 
     """(...,m,w) -> (...,ceil(m/c),w), and the null slot before them if there is one."""
     c, width = kernel.shape[-3:-1]
     m, slots = x.shape[-2], -(-x.shape[-2] // c)
-    # what is repeated along a broadcast axis is computed once
-    x = x[tuple(slice(1 if step == 0 else None) for step in x.strides[:-2])]
+    x = distinct(x)  # what is repeated along a broadcast axis is computed once
     if key_mask is not None or m % c:
         lead = () if key_mask is None else key_mask.shape[:-1]
         whole = np.zeros((*np.broadcast_shapes(x.shape[:-2], lead), slots * c, width), x.dtype)
@@ -63,10 +62,7 @@ def _slots(x: Array, kernel: Array, null: Array | None, key_mask: Array | None) 
     blocks = x.reshape(*x.shape[:-2], slots, c * width)
     kernel = kernel.reshape(*kernel.shape[:-3], c * width, width)
     out = project(blocks, kernel, np.broadcast_shapes(blocks.shape[:-2], kernel.shape[:-2]))
-    if null is None:
-        return out
-    lead = np.broadcast_shapes(null.shape[:-2], out.shape[:-2])
-    return np.concatenate([np.broadcast_to(part, (*lead, *part.shape[-2:])) for part in (null, out)], axis=-2)
+    return out if null is None else joined(null, out)
 
 
 def _seen_slots(key_mask: Array, c: int, null: int, axes: int) -> Array:

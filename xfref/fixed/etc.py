@@ -15,6 +15,7 @@ from xfref.core import (
     check_array,
     check_key_mask,
     check_shape,
+    companion,
     count,
     describe,
     leading,
@@ -127,8 +128,7 @@ def _by_key(offsets: Array) -> Array:
 
 def _wide(name: str, x: Array, like: Array, length: int, lead: tuple[int, ...]) -> Array:
     """`x`, checked to be (lead..., length, width of `like`), with all leading axes; nothing is copied."""
-    check_array(name, x, least=2, dtype=like.dtype)
-    check_shape(name, x.shape, (length, like.shape[-1]), lead)
+    x = companion(name, x, like.dtype, (length, like.shape[-1]), lead)
     return np.broadcast_to(x, (*lead, *x.shape[-2:]))
 
 

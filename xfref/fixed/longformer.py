@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xfref.core import attention, check_array, check_shape, count, counts, leading, lengths
+from xfref.core import attention, companion, count, counts, leading, lengths
 from xfref.patterns import token_mask
 from xfref.patterns import window as window_pattern
 
@@ -46,8 +46,9 @@ def longformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, window: int, dila
         raise ValueError(f"window needs to be even (half on each side), got {window}")
     dilation = counts("dilation", dilation, lead)
     is_global = token_mask("global_tokens", global_tokens, m, lead)
-    global_q, global_k, global_v = (_like(f"global_{name}", x, own, lead) for name, x, own
-                                    in (("q", global_q, q), ("k", global_k, k), ("v", global_v, v)))
+    global_q, global_k, global_v = (
+        own if x is None else companion(f"global_{name}", x, own.dtype, own.shape[-2:], lead)
+        for name, x, own in (("q", global_q, q), ("k", global_k, k), ("v", global_v, v)))
     near = window_pattern(n, m, left=window // 2, right=window // 2, dilation=dilation)
     local_rows = attention(q, k, v, mask=near | is_global[..., None, :], causal=causal, key_mask=key_mask,
                            scale=scale)
@@ -56,11 +57,3 @@ def longformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, window: int, dila
     before = np.zeros((*is_global.shape[:-1], max(n - m, 0)), bool)
     row_is_global = np.concatenate([before, is_global[..., max(m - n, 0):]], axis=-1)
     return np.where(row_is_global[..., None], global_rows, local_rows)
-
-
-def _like(name: str, x: np.ndarray | None, own: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
-    if x is None:
-        return own
-    check_array(name, x, least=2, dtype=own.dtype)
-    check_shape(name, x.shape, own.shape[-2:], lead)
-    return x

@@ -20,6 +20,7 @@ from xfref.core import (
     check_key_mask,
     count,
     hide_keys,
+    joined,
     layer_norm,
     leading,
     lengths,
@@ -66,8 +67,8 @@ def star_ring(q: Array, k: Array, v: Array, *, key_embedded: Array, value_embedd
         ring = ring & key_mask[..., None, :]
     own = np.broadcast_to(np.eye(n, dtype=bool), ring.shape)
     seen = np.concatenate([ring, own, np.ones((*ring.shape[:-1], 1), bool)], axis=-1)  # C_i
-    keys = _rows(hide_keys(k, key_mask), key_embedded, key_relay)
-    values = _rows(hide_keys(v, key_mask), value_embedded, value_relay)
+    keys = joined(hide_keys(k, key_mask), key_embedded, key_relay)
+    values = joined(hide_keys(v, key_mask), value_embedded, value_relay)
     return attention(q, keys, values, mask=seen, scale=scale)
 
 
@@ -106,8 +107,8 @@ def star_transformer(x: Array, weights: Mapping[str, Array], *, heads: int, step
     with_relay = partial(attention, key_mask=np.insert(seen, 0, True, axis=-1))
     for t in range(steps):
         ring, star = ({name: layers[f"{role}_{name}"][t] for name in _NAMES} for role in _ROLES)
-        satellites = _update(satellites, _rows(satellites, x, relay), ring, heads, around)
-        relay = _update(relay, _rows(relay, satellites), star, heads, with_relay)
+        satellites = _update(satellites, joined(satellites, x, relay), ring, heads, around)
+        relay = _update(relay, joined(relay, satellites), star, heads, with_relay)
     return satellites, relay
 
 
@@ -146,9 +147,3 @@ def _layers(weights: Mapping[str, Array], steps: int, width: int, dtype: np.dtyp
         x = parameter(key, weight(weights, key), dtype, own=own, lead=(steps,))
         layers[key] = np.broadcast_to(x, (steps, *own))
     return layers
-
-
-def _rows(*parts: Array) -> Array:
-    """Parts (...,rows,width) one below the other."""
-    lead = leading(*parts)
-    return np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in parts], axis=-2)

@@ -12,7 +12,7 @@ shows the first token to all). The convolution has no bias.
 
 import numpy as np
 
-from xfref.core import attention, check_key_mask, hide_keys, leading, lengths, parameter
+from xfref.core import attention, check_key_mask, hide_keys, joined, leading, lengths, parameter
 
 Array = np.ndarray
 
@@ -63,7 +63,7 @@ def memory_compressed(q: Array, k: Array, v: Array, *, key_kernel: Array, value_
     if null_key is not None:
         null_key = parameter("null_key", null_key, q.dtype, own=(1, d), lead=lead)
         null_value = parameter("null_value", null_value, q.dtype, own=(1, e), lead=lead)
-        keys, values = _first(null_key, keys, lead), _first(null_value, values, lead)
+        keys, values = joined(null_key, keys), joined(null_value, values)
         seen = np.concatenate([np.ones((*seen.shape[:-1], 1), bool), seen], axis=-1)
     return attention(q, keys, values, mask=seen, scale=scale)
 
@@ -81,8 +81,3 @@ def _blocks(x: Array, c: int) -> Array:
     blocks = -(-m // c)
     tail = np.zeros((*lead, blocks * c - m, width), x.dtype)
     return np.concatenate([x, tail], axis=-2).reshape(*lead, blocks, c, width)
-
-
-def _first(null: Array, slots: Array, lead: tuple[int, ...]) -> Array:
-    """The null slot before the others."""
-    return np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (null, slots)], axis=-2)
