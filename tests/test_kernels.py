@@ -357,7 +357,7 @@ def test_busy_helpers_keep_no_caller_waiting(rng, two_threads):
 
 @jitted
 def test_callers_share_one_helper(rng, two_threads):
-    """Twice as many callers as the board has slots: who finds none does its job alone."""
+    """Twice as many callers as the board has slots."""
     q, k, v = large(rng)
     right = xfaccel.attention(q, k, v).tobytes()
     callers = 2 * threads._SLOTS
@@ -370,6 +370,20 @@ def test_callers_share_one_helper(rng, two_threads):
     with ThreadPoolExecutor(callers) as pool:
         assert all(pool.map(caller, range(callers)))
     assert cleared()
+
+
+@jitted
+def test_a_caller_that_finds_no_free_slot_does_its_job_alone():
+    slots = threads._BOARD[threads.FIRST // 8:].reshape(-1, threads._SLOT // 8)
+    job = np.array([1, 1], np.int64)  # who comes next does not wait
+    assert cleared()
+    slots[:, threads.TAKEN // 8] = 1
+    try:
+        threads.run(meet, job, (None, None, None), np.float32(0), 1)
+        assert job.tolist() == [2, 2] and not slots[:, threads.FREE // 8].any()
+        assert threads._BOARD[threads.WANTED // 8] == 0
+    finally:
+        slots[:, threads.TAKEN // 8] = 0
 
 
 @jitted
