@@ -3,6 +3,8 @@
 The two that do the work, `scores` and `accumulate`, have a file of their own, `products_simd`.
 """
 
+import functools
+
 from llvmlite import ir
 from numba.extending import intrinsic
 
@@ -94,11 +96,14 @@ def softmax(typing, s, keys, top, total, shrink, zero):
 
             before = [e.load(place) for place in places(top)]
 
-            def largest(j, *tops):
-                return [e.larger(e.load(place), best)
-                        for place, best in zip(places(s, e.times(j, e.row)), tops, strict=True)]
+            # in `down` sequences: in one of them each comparison would wait for the one before
+            def largest(j, down, *tops):
+                rows = [places(s, e.times(j, e.row), r * e.row) for r in range(down)]
+                loaded = [e.load(place) for row in rows for place in row]
+                return [*map(e.larger, loaded, tops), *tops[len(loaded):]]
 
-            tops = e.loop(0, keys, largest, before)
+            tops = e.in_tiles(keys, e.down, largest, before * e.down)
+            tops = [functools.reduce(e.larger, tops[a::e.across]) for a in range(e.across)]
             # a lane that has seen nothing keeps -inf; exp2(-inf - 0) is then 0, where exp2(-inf + inf) is NaN
             seen = [build.fcmp_ordered(">", best, e.splat(float("-inf"))) for best in tops]
             reference = [build.select(some, best, e.splat(0.0))

@@ -143,12 +143,13 @@ class Emitter:
         build.position_at_end(after)
         return values
 
-    def in_tiles(self, count, size: int, body: Callable) -> None:
-        """body(first, size) for whole tiles of `size`, then body(first, 1) for each that is left over."""
+    def in_tiles(self, count, size: int, body: Callable, carried: Sequence = ()) -> list:
+        """carried = body(first, size, *carried) for whole tiles of `size`, then body(first, 1, *carried) for
+        each that is left over."""
         build = self.builder
         whole = build.sub(count, build.srem(count, self.index(size)))
-        self.loop(0, whole, lambda i: body(i, size), step=size)
-        self.loop(whole, count, lambda i: body(i, 1))
+        carried = self.loop(0, whole, lambda i, *values: body(i, size, *values), carried, step=size)
+        return self.loop(whole, count, lambda i, *values: body(i, 1, *values), carried)
 
     def exp2(self, x):
         """2**x as in `exponential`: 0 below -126, NaN for NaN. Adding `magic` leaves x, rounded, and the
