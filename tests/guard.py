@@ -35,6 +35,7 @@ from xfaccel.engine.cpu import (
     rows_simd,
     scan,
     softmax,
+    steps,
     threads,
     tile_plain,
     tile_simd,
@@ -447,7 +448,7 @@ def guarded(side: str) -> Iterator[None]:
     """
     before = []
     changes = [(threads, "run", _guarded_job(threads.run, side))]
-    for module in (softmax, scan, product, gather):
+    for module in (softmax, scan, steps, product, gather):
         changes += [(module, "run", _guarded_run(module.run, side)),
                     (module, "scratch", lambda size: region(size, side))]
     for module, name, value in changes:
@@ -488,6 +489,9 @@ def _guarded_run(run: Callable, side: str) -> Callable:
             if own.get(name) is not None:
                 low, high = np.lib.array_utils.byte_bounds(own[name].memory)
                 ctypes.memmove(low, np.lib.array_utils.byte_bounds(there[name].memory)[0], high - low)
+        for name in ("s", "z", "top"):
+            if name in own:
+                own[name][...] = there[name]
 
     return guarded_run
 
@@ -580,6 +584,8 @@ ENGINES = {  # name: (function, its own parameters, also in float64)
     "linear, causal": ("linear_transformer", lambda rng, n, m, d: dict(
         key_mask=rng.random((2, m)) < 0.7, causal=True), True),
     "linear, step": ("linear_transformer_step", lambda rng, n, m, d: {}, False),
+    "hyperbolic, step": ("performer_step", lambda rng, n, m, d: dict(
+        projection=rng.standard_normal((1 + (n + m) % 35, d)), features="hyperbolic"), False),
     "positive": ("performer", features("positive", False), False),
     "positive, causal": ("performer", features("positive", True), False),
     "hyperbolic, causal": ("performer", features("hyperbolic", True), False),
