@@ -374,8 +374,9 @@ def test_times_are_the_best_of_calls_in_turn():
     pauses = iter([0.06, 0.02, 0.05, 0.09])
     (_, seconds), = measure.times_in_turn({"a": lambda: time.sleep(next(pauses))}, 4)
     assert 0.02 <= seconds < 0.05
-    slow = {"a": lambda: time.sleep(measure.LEAST_SECONDS) or order.append("slow")}
-    assert len(list(measure.times_in_turn(slow, None))) == 1 and order.count("slow") == measure.LEAST_CALLS
+    for seconds, count in ((measure.LEAST_SECONDS, measure.LEAST_CALLS), (measure.SLOW_SECONDS / 2, 2)):
+        slow = {"a": lambda seconds=seconds: time.sleep(seconds) or order.append(seconds)}
+        assert len(list(measure.times_in_turn(slow, None))) == 1 and order.count(seconds) == count
 
 
 def test_inputs_are_the_same_every_time_and_shorter_ones_are_their_beginning():

@@ -95,9 +95,9 @@ def test_each_head_is_attention_over_its_own_pattern(label, rng):
 @pytest.mark.parametrize("row", [row for row in ROWS if row.pattern is not None], ids=lambda row: row.name)
 def test_a_row_of_the_arena_is_attention_over_its_pattern(row, rng):
     """Else its time beside scipy's would compare different things."""
-    qkv = draw_qkv(rng, np.float32, Shape(300, 300, 8, 8, (2,), (2,)))
+    qkv = draw_qkv(rng, np.float32, Shape(700, 700, 8, 8, (2,), (2,)))
     arguments = measure.drawn(row, qkv)
-    seen = [row.pattern(300, head, **arguments).to_csr() for head in range(2)]
+    seen = [row.pattern(700, head, **arguments).to_csr() for head in range(2)]
     wide = [x.astype(np.float64) for x in qkv]
     close(row.call(getattr(xfaccel, row.function), *wide, **arguments), sparse.attention(*wide, seen), 1e-13)
 

@@ -22,6 +22,7 @@ Array = np.ndarray
 CHECK_LENGTH = 1024      # where xfref, which takes n^2 memory for every variant, still answers quickly
 BOUND = 1e-4             # of the largest value: float32 rounding stays a hundred times below it
 LEAST_CALLS, LEAST_SECONDS = 3, 0.2
+SLOW_SECONDS = 0.5       # after which two calls are enough
 
 
 class Setup(NamedTuple):
@@ -198,8 +199,9 @@ def times_in_turn(calls: dict[str, Callable], repeats: int | None) -> Iterator[t
             start = time.perf_counter()
             calls[name]()
             times[name].append(time.perf_counter() - start)
-            taken = times[name]
-            if len(taken) >= (repeats or LEAST_CALLS) and (repeats or sum(taken) >= LEAST_SECONDS):
+            taken, total = len(times[name]), sum(times[name])
+            if taken == repeats or not repeats and (taken >= LEAST_CALLS and total >= LEAST_SECONDS
+                                                    or taken == 2 and total >= SLOW_SECONDS):
                 yield name, min(times.pop(name))
 
 

@@ -2,7 +2,8 @@
 
 What is learned in a model (projections, centroids, tables by distance) is drawn here, or made from q, k, v.
 What the data decide anew in every call (buckets, clusters, sorted blocks) is decided inside the call, as a
-user would have to. A parameter that has to grow with n for the cost that the paper states is a function of n.
+user would have to. A parameter that has to grow with n for the cost that the paper states is a function of n;
+its factor leaves each query enough keys that scores, and not reading and writing n rows, take most of the time.
 """
 
 import math
@@ -49,13 +50,13 @@ class Variant(NamedTuple):
         return float(self.cost.split()[0].partition("^")[2] or 1)
 
 
-def _root(n: int) -> int:
-    return round(n**0.5)
+def _root(n: int, factor: int = 1) -> int:
+    return round(factor * n**0.5)
 
 
-def _grid(n: int) -> tuple[int, int]:
-    """The two factors of n nearest to each other: an image of n pixels."""
-    height = max(h for h in range(1, math.isqrt(n) + 1) if n % h == 0)
+def _grid(n: int, flatness: int = 1) -> tuple[int, int]:
+    """Height and width of n positions, the nearest to each other with width >= flatness^2 height."""
+    height = max(h for h in range(1, max(math.isqrt(n) // flatness, 1) + 1) if n % h == 0)
     return height, n // height
 
 
@@ -121,12 +122,12 @@ def _clustered(package: ModuleType, q: Array, k: Array, v: Array, *, centroids: 
 
 def _sort_logits(q: Array, k: Array, v: Array, rng: np.random.Generator) -> dict:
     heads, n, _ = q.shape
-    blocks = -(-n // _root(n))
+    blocks = -(-n // _root(n, 2))
     return dict(logits=rng.standard_normal((heads, blocks, blocks)))
 
 
 def _sorted(package: ModuleType, q: Array, k: Array, v: Array, *, logits: Array, **options: int) -> dict:
-    return dict(sort=package.sinkhorn_sort(logits, iterations=8), block=_root(q.shape[-2])) | options
+    return dict(sort=package.sinkhorn_sort(logits, iterations=8), block=_root(q.shape[-2], 2)) | options
 
 
 def _slots(q: Array, k: Array, v: Array, rng: np.random.Generator) -> dict:
@@ -209,15 +210,15 @@ _BOTH_DIRECTIONS = (  # the exact row first: the others are compared with its re
     Variant("bigbird", "bigbird", "block 64, 3 random", "n b d", _random_blocks, pattern=_bigbird_pattern),
     Variant("image_2d", "image_2d", "blocks 8x8, flange 8", "n b d", lambda q, k, v, rng: dict(
         shape=_grid(q.shape[-2]), block=(8, 8), flange=(8, 8), causal=False)),
-    Variant("axial", "axial", "rows of a square", "n^1.5 d",
-            lambda q, k, v, rng: dict(shape=_grid(q.shape[-2]), axis=1),
+    Variant("axial", "axial", "rows of 4 sqrt(n)", "n^1.5 d",
+            lambda q, k, v, rng: dict(shape=_grid(q.shape[-2], 4), axis=1),
             pattern=lambda n, head, *, shape, axis: patterns.same_block(n, shape[axis])),
     Variant("shaw", "shaw", "clipped at 16", "n^2 d", _tables),
     Variant("reformer", "reformer", f"{ROUNDS} rounds, chunk {CHUNK}", "n b d", _rotations, decide=_hashed,
             call=lambda function, q, k, v, **arguments: function(q, v, **arguments)),
     Variant("routing", "routing", "sqrt(n) clusters", "n^1.5 d", _centroids, decide=_clustered),
-    Variant("sinkhorn", "sinkhorn", "block sqrt(n)", "n^1.5 d", _sort_logits, decide=_sorted),
-    Variant("sinkhorn_cut", "sinkhorn_cut", "block sqrt(n), keep 4", "n^1.5 d",
+    Variant("sinkhorn", "sinkhorn", "block 2 sqrt(n)", "n^1.5 d", _sort_logits, decide=_sorted),
+    Variant("sinkhorn_cut", "sinkhorn_cut", "block 2 sqrt(n), 4", "n^1.5 d",
             lambda q, k, v, rng: _sort_logits(q, k, v, rng) | dict(keep=4), decide=_sorted),
     Variant("linformer", "linformer", "256 slots", "n r d", _slots),
     Variant("synthesizer", "synthesizer", "random logits, rank 8", "n^2 d", _random_logits,
@@ -233,7 +234,7 @@ _CAUSAL = (
             pattern=lambda n, head, *, stride: patterns.past(n) & (
                 patterns.window(n, left=stride - 1, right=0) | patterns.strided(n, stride))),
     Variant("sparse_fixed", "sparse_fixed", "stride 2 sqrt(n), 8", "n^1.5 d",
-            lambda q, k, v, rng: dict(stride=2 * _root(q.shape[-2]), summary=8),
+            lambda q, k, v, rng: dict(stride=_root(q.shape[-2], 2), summary=8),
             pattern=lambda n, head, *, stride, summary: patterns.past(n) & (
                 patterns.same_block(n, stride) | patterns.summaries(n, stride, summary))),
     Variant("image_1d", "image_1d", "block 256, memory 256", "n b d",
