@@ -3,7 +3,7 @@
 What is learned in a model (projections, centroids, tables by distance) is drawn here, or made from q, k, v.
 What the data decide anew in every call (buckets, clusters, sorted blocks) is decided inside the call, as a
 user would have to. A parameter that has to grow with n for the cost that the paper states is a function of n;
-its factor leaves each query enough keys that scores, and not reading and writing n rows, take most of the time.
+its factor leaves a query enough keys that scores, not reading and writing n rows, take most of the time.
 """
 
 import math
