@@ -84,4 +84,5 @@ def _label(axes, points, areas, names, colors) -> None:
             if inside and not place.count_overlaps(taken):
                 break
         label.set_position(shift)
+        label.arrow_patch.set_visible(gap > 4)  # a name beside its disc needs no line
         taken.append(place)
