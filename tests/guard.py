@@ -354,8 +354,8 @@ TWINS = {
                  hide_band=hide_band, hide_bits=hide_bits, add_rows=add_rows, add_lanes=add_lanes,
                  add_skewed=add_skewed),
     "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
-    "features": dict(pad_rows=pad_rows, closest=closest, elu=elu, relu=relu, half_squares=half_squares, combine=combine,
-                     multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
+    "features": dict(pad_rows=pad_rows, closest=closest, elu=elu, relu=relu, half_squares=half_squares,
+                     combine=combine, multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
                      raise_tops=raise_tops, sum_lanes=sum_lanes, triangle=triangle, decay=decay),
 }
 FORMS = {"tile": (tile_plain, tile_simd), "rows": (rows_plain, rows_simd),
