@@ -1,5 +1,7 @@
 """Softmax attention and its companions, fast. Follows `xfref.core`."""
 
+import functools
+
 import numpy as np
 
 from xfaccel.arrays import check_array, leading, lengths, parameter
@@ -122,8 +124,10 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
                                  with_lse=with_lse)
         if causal:
             mask = mask & past(n, m)
-        return attend(q, k, v, mask.tile_list(), plane_axes=axes, key_mask=key_mask, bias=bias, scale=scale,
-                      with_lse=with_lse)
+        lists = mask.tile_lists()
+        parts = (attend(q, k, v, tile_list, plane_axes=axes, key_mask=key_mask, bias=bias, scale=scale,
+                        with_lse=with_lse or len(lists) > 1) for tile_list in lists)
+        return functools.reduce(lambda a, b: merge(*a, *b), parts)
     tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
     return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale,
                   with_lse=with_lse)
