@@ -14,7 +14,7 @@ import numpy as np
 
 TILE = 64        # tokens in a tile: four AVX-512 registers of float32, and one bit each in an int64
 WIDE = 1 << 60   # a limit that never binds
-ROOM = 1 << 17   # ranges that are held at once
+ROOM = 1 << 15   # ranges that are held at once
 
 Array = np.ndarray
 Ranges = tuple[Array, Array]  # starts, stops (rows, R): ascending and disjoint, some of them empty
