@@ -29,7 +29,7 @@ class Pattern:
     __slots__ = ("_tile_lists", "kept", "listed", "parts", "shape")
 
     def __init__(self, shape: tuple[int, ...], parts: Callable[[tuple[int, ...]], tuple[ranges.Part, ...]], *,
-                 tile_lists: tuple[tiles.TileList, ...] | None = None, listed: Array | None = None,
+                 tile_lists: tuple[tiles.Share, ...] | None = None, listed: Array | None = None,
                  kept: bool = False):
         """`parts(index)` gives what is seen in one place of the leading axes, as `ranges.union` does.
 
@@ -57,11 +57,15 @@ class Pattern:
         if len(self.shape) > 2:
             raise ValueError(f"to_csr needs a pattern of shape (n, m), got {self.shape}: one per head")
         n, m = self.shape
-        rows, keys = ranges.pairs(n, m, self.parts(()))
-        indptr = np.append(0, np.cumsum(np.bincount(rows, minlength=n)))
-        return sparse.csr_array((np.ones(len(keys), bool), keys, indptr), shape=self.shape)
+        counts, indices = [np.zeros(1, np.int64)], [np.empty(0, np.int32)]
+        for number, keys in ranges.pairs(n, m, self.parts(())):
+            counts.append(number)
+            indices.append(keys.astype(sparse.get_index_dtype(maxval=m)))
+        indices, indptr = np.concatenate(indices), np.cumsum(np.concatenate(counts))
+        indptr = indptr.astype(sparse.get_index_dtype(maxval=max(m, len(indices))))
+        return sparse.csr_array((np.ones(len(indices), bool), indices, indptr), shape=self.shape)
 
-    def tile_lists(self) -> tuple[tiles.TileList, ...]:
+    def tile_lists(self) -> tuple[tiles.Share, ...]:
         """What the softmax engine walks through, each pair in one of them; made at the first call."""
         if self._tile_lists is None:
             *lead, n, m = self.shape
@@ -208,7 +212,7 @@ def prefixes(stops: Array, m: int) -> Pattern:
                              2 * np.arange(len(tile) + 1), segments.reshape(-1, 6), masks)
     starts, stops = np.zeros((n, 1), np.int64), stops[..., None]
     return Pattern((*stops.shape[:-1], m), lambda index: (ranges.per_row(starts, stops[index]),),
-                   tile_lists=(tile_list,))
+                   tile_lists=((None, tile_list),))
 
 
 def indices_in(name: str, x: object, size: int) -> Array:

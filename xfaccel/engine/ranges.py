@@ -75,9 +75,34 @@ def disjoint(n: int, m: int, parts: tuple[Part, ...]) -> tuple[Part, ...]:
     return tuple(out)
 
 
+def where(kept: Array, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The parts for the queries that are `kept` (n), and nothing for the others."""
+    def only(part: Part) -> Part:
+        def at(queries: Array) -> Ranges:
+            starts, stops = part.at(queries)
+            return starts, np.where(kept[queries, None], stops, starts)
+        return Part(part.step, at)
+
+    return tuple(only(part) for part in parts)
+
+
+def of_queries(n: int, m: int, parts: tuple[Part, ...], chosen: Array) -> tuple[Part, ...]:
+    """The parts for the `chosen` queries, counted from 0."""
+    whole, = union(n, m, [_finer(n, m, part, 1) for part in parts])
+    return (Part(1, lambda queries: whole.at(chosen[queries])),)
+
+
+def number(n: int, m: int, parts: tuple[Part, ...]) -> Array:
+    """How many keys each query sees."""
+    found = [np.zeros(0, np.int64)]
+    for _, seen in batches(np.arange(n), disjoint(n, m, parts)):
+        found.append(sum((stops - starts).sum(axis=1) for starts, stops in seen))
+    return np.concatenate(found)
+
+
 def batches(queries: Array, parts: tuple[Part, ...]) -> Iterator[tuple[Array, list[Ranges]]]:
     """The queries in whole tiles, as many as there is room for, and their ranges in each part."""
-    some = queries[::max(1, len(queries) // TILE)]
+    some = queries[::max(1, len(queries) // 61)]  # a prime: what is special at every power of 2 is not all
     widest = sum(part.at(some)[0].shape[1] for part in parts)
     size = max(1, ROOM // max(widest, 1) // TILE) * TILE
     for first in range(0, len(queries), size):
@@ -85,19 +110,16 @@ def batches(queries: Array, parts: tuple[Part, ...]) -> Iterator[tuple[Array, li
         yield chosen, [part.at(chosen) for part in parts]
 
 
-def pairs(n: int, m: int, parts: tuple[Part, ...]) -> tuple[Array, Array]:
-    """Queries and keys of everything that a pattern sees, in ascending order."""
-    found = [np.empty((2, 0), np.int64)]
+def pairs(n: int, m: int, parts: tuple[Part, ...]) -> Iterator[tuple[Array, Array]]:
+    """How many keys each query sees, and these keys in ascending order, for some queries at a time."""
+    parts = disjoint(n, m, parts)
     for queries, seen in batches(np.arange(n), parts):
-        here = []
+        found = []
         for part, ranges in zip(parts, seen, strict=True):
             row, place = _places(ranges)
-            here.append((queries[row], (queries[row] + m - n) % part.step + part.step * place))
-        query, key = np.concatenate(here, axis=1)
-        if len(parts) > 1:
-            query, key = np.divmod(np.unique(query * m + key), m)
-        found.append(np.stack([query, key]))
-    return tuple(np.concatenate(found, axis=1))
+            found.append(row * m + (queries[row] + m - n) % part.step + part.step * place)
+        row, key = np.divmod(np.sort(np.concatenate(found)), m)
+        yield np.bincount(row, minlength=len(queries)), key
 
 
 def _places(ranges: Ranges) -> tuple[Array, Array]:

@@ -33,6 +33,29 @@ class TileList(NamedTuple):
     scores: int      # pairs of query lane and key that an engine computes: its measure of work
 
 
+Share = tuple[Array | None, TileList]  # queries, or None for all of them, and what they see
+
+
+class _Cut(NamedTuple):
+    """Tiles, and the stretches of keys on which the lanes of a tile do not change."""
+
+    tiles: Array   # (T, 3) int64: first query, step, count
+    tile: Array    # (I) int64, ascending: the tile of a stretch
+    first: Array   # (I) int64: the key at place 0
+    step: Array    # (I) int64: from a key to the next
+    left: Array    # (I) int64: the place where it begins
+    right: Array   # (I) int64: the place after its end
+    lanes: Array   # (I) int64: a bit for each lane that sees it
+
+    @property
+    def scores(self) -> int:
+        return TILE * int((self.right - self.left).sum())
+
+    @property
+    def pairs(self) -> int:
+        return int(np.bitwise_count(self.lanes.view(np.uint64)) @ (self.right - self.left))
+
+
 @functools.lru_cache(64)
 def band(n: int, m: int, low: int, high: int, step: int = 1) -> TileList:
     """Queries i that see the keys j = p + step * h with low <= h <= high, p = i + m - n; O(n / 64) long."""
@@ -69,44 +92,44 @@ def from_ranges(starts: Array, stops: Array) -> TileList:
     return _finish([_written(_cut(len(starts), int(stops.max(initial=0)), parts, 1))])
 
 
-def from_parts(n: int, m: int, planes: list[tuple[ranges.Part, ...]]) -> tuple[TileList, ...]:
+def from_parts(n: int, m: int, planes: list[tuple[ranges.Part, ...]]) -> tuple[Share, ...]:
     """Lists that together hold the union of each plane's parts, every pair in one list alone.
 
     Parts of different steps share a list if tiles of the coarsest step suit them all, as they do for keys
-    that every query sees; a window and a stride have no tiles in common, and become two lists.
+    that every query sees; a window and a stride have no tiles in common, and become two lists. A last list
+    may be that of a few queries that see much more than those beside them, such as hubs.
     """
-    lists = [_lists(n, m, parts) for parts in planes]
-    nothing = _written(_cut(n, m, (), 1))
-    return tuple(_finish(list(part)) for part in itertools.zip_longest(*lists, fillvalue=nothing))
+    if all(len(parts) == 1 and parts[0].band for parts in planes):
+        return ((None, join([band(n, m, *part.band, part.step) for part, in planes])),)
+    cuts = [_cuts(n, m, parts) for parts in planes]
+    scores = sum(cut.scores for cut in itertools.chain(*cuts))
+    if scores > 2 * sum(cut.pairs for cut in itertools.chain(*cuts)):
+        seen = np.max([ranges.number(n, m, parts) for parts in planes], axis=0)
+        heavy = seen > 4 * np.median(seen)
+        light = [_cuts(n, m, ranges.where(~heavy, parts)) for parts in planes]
+        queries = np.flatnonzero(heavy)
+        apart = [[_cut(len(queries), m, ranges.of_queries(n, m, parts, queries), 1)] for parts in planes]
+        if sum(cut.scores for cut in itertools.chain(*light, *apart)) + TILE * len(queries) < scores:
+            return (*_shares(n, m, light, None), *_shares(len(queries), m, apart, queries))
+    return _shares(n, m, cuts, None)
 
 
-def _lists(n: int, m: int, parts: tuple[ranges.Part, ...]) -> list[Plane]:
-    if len(parts) == 1 and parts[0].band:
-        return [band(n, m, *parts[0].band, parts[0].step)[1:5]]
+def _shares(n: int, m: int, cuts: list[list[_Cut]], queries: Array | None) -> tuple[Share, ...]:
+    nothing = _cut(n, m, (), 1)
+    return tuple((queries, _finish([_written(cut) for cut in every]))
+                 for every in itertools.zip_longest(*cuts, fillvalue=nothing))
+
+
+def _cuts(n: int, m: int, parts: tuple[ranges.Part, ...]) -> list[_Cut]:
+    """One plane's parts together, or one by one where that is less work."""
     parts = ranges.disjoint(n, m, parts)
-    together = _cut(n, m, parts, parts[-1].step if parts else 1)
+    together = _cut(n, m, parts, parts[-1].step)
     if len(parts) > 1:
         apart = [_cut(n, m, (part,), part.step) for part in parts]
         # the outputs of two lists are merged, which takes as long as a tile of keys more
-        if sum(x.scores + TILE * n for x in apart) < together.scores + TILE * n:
-            return [_written(x) for x in apart]
-    return [_written(together)]
-
-
-class _Cut(NamedTuple):
-    """Tiles, and the stretches of keys on which the lanes of a tile do not change."""
-
-    tiles: Array   # (T, 3) int64: first query, step, count
-    tile: Array    # (I) int64, ascending: the tile of a stretch
-    first: Array   # (I) int64: the key at place 0
-    step: Array    # (I) int64: from a key to the next
-    left: Array    # (I) int64: the place where it begins
-    right: Array   # (I) int64: the place after its end
-    lanes: Array   # (I) int64: a bit for each lane that sees it
-
-    @property
-    def scores(self) -> int:
-        return TILE * int((self.right - self.left).sum())
+        if sum(cut.scores + TILE * n for cut in apart) < together.scores + TILE * n:
+            return apart
+    return [together]
 
 
 def _cut(n: int, m: int, parts: tuple[ranges.Part, ...], step: int) -> _Cut:
