@@ -131,6 +131,7 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
 
 def _attend_shares(q: Array, k: Array, v: Array, shares: tuple[tiles.Share, ...], *, bias: Array | None,
                    with_lse: bool, **options) -> tuple[Array, Array | None]:
+    """Attention over tile lists that share the pairs out among them."""
     (_, first), *others = shares
     merging = any(queries is None for queries, _ in others)
     out, lse = attend(q, k, v, first, bias=bias, with_lse=with_lse or merging, **options)

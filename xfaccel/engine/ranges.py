@@ -101,13 +101,18 @@ def number(n: int, m: int, parts: tuple[Part, ...]) -> Array:
 
 
 def batches(queries: Array, parts: tuple[Part, ...]) -> Iterator[tuple[Array, list[Ranges]]]:
-    """The queries in whole tiles, as many as there is room for, and their ranges in each part."""
-    some = queries[::max(1, len(queries) // 61)]  # a prime: what is special at every power of 2 is not all
-    widest = sum(part.at(some)[0].shape[1] for part in parts)
-    size = max(1, ROOM // max(widest, 1) // TILE) * TILE
+    """The queries, as many at a time as there is room for, and their ranges in each part."""
+    size = batch(queries, parts)
     for first in range(0, len(queries), size):
         chosen = queries[first:first + size]
         yield chosen, [part.at(chosen) for part in parts]
+
+
+def batch(queries: Array, parts: tuple[Part, ...]) -> int:
+    """How many queries, in whole tiles, there is room for."""
+    some = queries[::max(1, len(queries) // 61)]  # a prime: what is special at every power of 2 is not all
+    widest = sum(part.at(some)[0].shape[1] for part in parts)
+    return max(1, ROOM // max(widest, 1) // TILE) * TILE
 
 
 def pairs(n: int, m: int, parts: tuple[Part, ...]) -> Iterator[tuple[Array, Array]]:

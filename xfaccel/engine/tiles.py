@@ -18,6 +18,7 @@ from xfaccel.engine.ranges import TILE, WIDE
 
 Array = np.ndarray
 Plane = tuple[Array, Array, Array, Array]  # tiles, offsets, segments and masks, as below
+MERGE = 2 * TILE  # to merge the outputs of two lists takes as long as so many keys more for each query
 
 
 class TileList(NamedTuple):
@@ -126,8 +127,7 @@ def _cuts(n: int, m: int, parts: tuple[ranges.Part, ...]) -> list[_Cut]:
     together = _cut(n, m, parts, parts[-1].step)
     if len(parts) > 1:
         apart = [_cut(n, m, (part,), part.step) for part in parts]
-        # the outputs of two lists are merged, which takes as long as a tile of keys more
-        if sum(cut.scores + TILE * n for cut in apart) < together.scores + TILE * n:
+        if sum(cut.scores + MERGE * n for cut in apart) < together.scores + MERGE * n:
             return apart
     return [together]
 
@@ -135,17 +135,21 @@ def _cuts(n: int, m: int, parts: tuple[ranges.Part, ...]) -> list[_Cut]:
 def _cut(n: int, m: int, parts: tuple[ranges.Part, ...], step: int) -> _Cut:
     """Disjoint parts, whose steps divide `step`, in tiles of queries that lie `step` apart."""
     order = np.argsort(np.arange(n) % step, kind="stable")
-    tiles, stretches, number = [np.empty((0, 3), np.int64)], [np.empty((6, 0), np.int64)], 0
-    for queries, seen in ranges.batches(order, parts):
-        seen = [tuple(np.where(starts < stops, x, WIDE) for x in (starts, stops)) for starts, stops in seen]
+    tiles, stretches = [np.empty((0, 3), np.int64)], [np.empty((6, 0), np.int64)]
+    size, begin, number = ranges.batch(order, parts), 0, 0
+    while begin < n:
+        queries = order[begin:begin + size]
+        seen = [part.at(queries) for part in parts]
         cuts = np.array(_borders(queries % step, seen))
+        if begin + size < n and len(cuts) > 2:
+            cuts = cuts[:-1]  # the last tile may go on in the next batch
         first, count = queries[cuts[:-1]], np.diff(cuts)
         tiles.append(np.stack([first, np.full_like(first, step), count], axis=-1))
-        for part, (starts, stops) in zip(parts, seen, strict=True):
-            tile, left, right, lanes = _stretches(cuts, starts, stops, m)
+        for part, edges in zip(parts, seen, strict=True):
+            tile, left, right, lanes = _stretches(cuts, *(x[:cuts[-1]] for x in edges), m)
             key = (first[tile] + m - n) % part.step
             stretches.append(np.stack([tile + number, key, np.full_like(key, part.step), left, right, lanes]))
-        number += len(first)
+        begin, number = begin + cuts[-1], number + len(first)
     found = np.concatenate(stretches, axis=1)
     return _Cut(np.concatenate(tiles), *found[:, np.argsort(found[0], kind="stable")])
 
