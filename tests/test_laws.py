@@ -249,6 +249,22 @@ def test_to_csr_is_a_boolean_csr_matrix_of_the_visible_pairs():
         assert matrix.has_sorted_indices
 
 
+@law("patterns")
+def test_patterns_made_a_few_queries_at_a_time(rng, monkeypatch):
+    import xfaccel
+
+    monkeypatch.setattr(xfaccel.engine.ranges, "ROOM", 1)
+    for name, (pattern, n, m) in PATTERNS.items():
+        if n > 100:
+            made, seen = pattern(xfaccel.patterns), pattern(xfref.patterns)
+            new = xfaccel.patterns.Pattern(made.shape, made.parts)
+            np.testing.assert_array_equal(dense(new), seen, err_msg=name)
+            args = qkv(rng, n, m, lead=())
+            for a, b in zip(xfaccel.attention_lse(*args, mask=new), xfref.attention_lse(*args, mask=seen),
+                            strict=True):
+                close(a, b)
+
+
 FAR_PATTERNS = {  # of n tokens
     "window": lambda p, n: p.window(n, left=128, right=128),
     "window, dilated": lambda p, n: p.window(n, left=64, right=64, dilation=4),
