@@ -15,8 +15,8 @@ from xfaccel.arrays import check_mask, count, counts, describe
 from xfaccel.engine import ranges, tiles
 
 Array = np.ndarray
-# patterns remembered per function, each with its tile lists once it was used: a band holds 2 bytes a token,
-# a union 20 to 80, a table of blocks per head that for each head; tables beyond 1 MiB are not remembered
+# patterns remembered per function, with their tile lists once they were used: for 16384 tokens a window takes
+# 3 bytes a token, a union 30 to 110, Big Bird 6 for each head; tables beyond 1 MiB are not remembered
 _KEPT, _LARGEST = 64, 1 << 20
 
 

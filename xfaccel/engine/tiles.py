@@ -104,15 +104,22 @@ def from_parts(n: int, m: int, planes: list[tuple[ranges.Part, ...]]) -> tuple[S
         return ((None, join([band(n, m, *part.band, part.step) for part, in planes])),)
     cuts = [_cuts(n, m, parts) for parts in planes]
     scores = sum(cut.scores for cut in itertools.chain(*cuts))
-    if scores > 2 * sum(cut.pairs for cut in itertools.chain(*cuts)):
-        seen = np.max([ranges.number(n, m, parts) for parts in planes], axis=0)
-        heavy = seen > 4 * np.median(seen)
-        light = [_cuts(n, m, ranges.where(~heavy, parts)) for parts in planes]
-        queries = np.flatnonzero(heavy)
-        apart = [[_cut(len(queries), m, ranges.of_queries(n, m, parts, queries), 1)] for parts in planes]
-        if sum(cut.scores for cut in itertools.chain(*light, *apart)) + TILE * len(queries) < scores:
-            return (*_shares(n, m, light, None), *_shares(len(queries), m, apart, queries))
+    pairs = sum(cut.pairs for cut in itertools.chain(*cuts))
+    queries = _far_seeing(n, m, planes) if scores > 2 * pairs else ()
+    if len(queries):
+        others = np.ones(n, bool)
+        others[queries] = False
+        most = [_cuts(n, m, ranges.where(others, parts)) for parts in planes]
+        few = [[_cut(len(queries), m, ranges.of_queries(n, m, parts, queries), 1)] for parts in planes]
+        if sum(cut.scores for cut in itertools.chain(*most, *few)) + TILE * len(queries) < scores:
+            return (*_shares(n, m, most, None), *_shares(len(queries), m, few, queries))
     return _shares(n, m, cuts, None)
+
+
+def _far_seeing(n: int, m: int, planes: list[tuple[ranges.Part, ...]]) -> Array:
+    """The queries that see more than four times as many keys as the median query does."""
+    seen = np.max([ranges.number(n, m, parts) for parts in planes], axis=0)
+    return np.flatnonzero(seen > 4 * np.median(seen))
 
 
 def _shares(n: int, m: int, cuts: list[list[_Cut]], queries: Array | None) -> tuple[Share, ...]:
