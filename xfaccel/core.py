@@ -122,8 +122,28 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
                                  with_lse=with_lse)
         if causal:
             mask = mask & past(n, m)
-        return attend(q, k, v, mask.tile_list(), plane_axes=axes, key_mask=key_mask, bias=bias, scale=scale,
-                      with_lse=with_lse)
+        return _attend_shares(q, k, v, mask.tile_lists(), plane_axes=axes, key_mask=key_mask, bias=bias,
+                              scale=scale, with_lse=with_lse)
     tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
     return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale,
                   with_lse=with_lse)
+
+
+def _attend_shares(q: Array, k: Array, v: Array, shares: tuple[tiles.Share, ...], *, bias: Array | None,
+                   with_lse: bool, **options) -> tuple[Array, Array | None]:
+    """Attention over tile lists that share the pairs out among them."""
+    (_, first), *others = shares
+    merging = any(queries is None for queries, _ in others)
+    out, lse = attend(q, k, v, first, bias=bias, with_lse=with_lse or merging, **options)
+    for queries, tile_list in others:
+        if queries is None:
+            out, lse = merge(out, lse, *attend(q, k, v, tile_list, bias=bias, **options))
+            continue
+        # a few queries that see nothing in the lists before
+        one_row = bias is None or bias.ndim < 2 or bias.shape[-2] == 1
+        out[..., queries, :], own_lse = attend(
+            q[..., queries, :], k, v, tile_list, bias=bias if one_row else bias[..., queries, :],
+            with_lse=lse is not None, **options)
+        if lse is not None:
+            lse[..., queries] = own_lse
+    return out, lse

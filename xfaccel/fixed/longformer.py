@@ -57,7 +57,7 @@ def _write_global_rows(out: Array, is_global: Array, q: Array, k: Array, v: Arra
         rows = position - (m - n)
         own_q, own_k, own_v = (x[here] for x in wide)
         # these rows are no neighbours: row by row, the keys up to its position
-        past = patterns.Pattern(np.zeros((len(rows), 1), np.int64), position[:, None] + 1, m)
+        past = patterns.of_ranges(np.zeros((len(rows), 1), np.int64), position[:, None] + 1, m)
         mask = past if causal else None
         out[here][..., rows, :] = attention(own_q[..., rows, :], own_k, own_v, mask=mask, scale=scale,
                                             key_mask=None if seen is None else seen[here])

@@ -96,7 +96,7 @@ def _summaries(n: int, m: int, stride: int, summary: int, first: int | tuple[int
         ranges = [(0 * every, up_to(position) if causal else every)]
     starts, stops = (np.stack(edge, axis=-1) for edge in zip(*ranges, strict=True))
     # the cells that a short last block lacks come last, where no range reaches
-    return np.minimum(cells, m - 1), patterns.Pattern(starts, stops, cells.shape[-1])
+    return np.minimum(cells, m - 1), patterns.of_ranges(starts, stops, cells.shape[-1])
 
 
 def _taken(x: Array, cells: Array) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from xfaccel.arrays import check_key_mask, distinct, joined, leading, lengths, parameter
 from xfaccel.core import attention
 from xfaccel.engine.product import project
-from xfaccel.patterns import Pattern
+from xfaccel.patterns import Pattern, of_ranges
 
 Array = np.ndarray
 
@@ -77,4 +77,4 @@ def _seen_slots(key_mask: Array, c: int, null: int, axes: int) -> Array:
 def _ended(n: int, m: int, c: int, null: int) -> Pattern:
     """The slots whose last position is the query's own or before it, and the null slot."""
     ended = np.maximum(np.arange(n, dtype=np.int64) + m - n + 1, 0) // c
-    return Pattern(np.zeros((n, 1), np.int64), ended[:, None] + null, null - (-m // c))
+    return of_ranges(np.zeros((n, 1), np.int64), ended[:, None] + null, null - (-m // c))
