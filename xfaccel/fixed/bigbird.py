@@ -19,7 +19,9 @@ def bigbird(q: Array, k: Array, v: Array, *, block: int, random_blocks: Array, k
     ranges of keys, merged, so that a block chosen twice counts once. The tile list of a table is kept.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n block (5 + r) (d + e)) time, O(n r) memory for r random blocks.
+    Cost: O(n block (5 + r) (d + e)) time for r random blocks.
+    Memory: max(threads * tile(d, e), 2**18 * (1 + r) + 2500 * planes * n / block - heads * n * e * size)
+        + 8 * planes * n.
     """
     n, _ = lengths(q, k, v, equal=True)
     block = count("block", block)

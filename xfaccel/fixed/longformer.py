@@ -22,7 +22,9 @@ def longformer(q: Array, k: Array, v: Array, *, window: int, dilation: int | Arr
     list, so a key that is both counts once; the rows of global tokens are computed apart and written over.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n window + (n + m) g) (d + e)) time for g global tokens, O(n) memory.
+    Cost: O((n window + (n + m) g) (d + e)) time for g global tokens.
+    Memory: max(threads * tile(d, e), made(planes * n * (1 + g))) + 50 * planes * n
+        + heads * g * (d + e) * size.
     """
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)

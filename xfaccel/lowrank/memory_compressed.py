@@ -22,7 +22,9 @@ def memory_compressed(q: Array, k: Array, v: Array, *, key_kernel: Array, value_
     mask hides keys; the slots that have ended are one range per query.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(m (d^2 + e^2) + n m / c (d + e)) time, O(n + m (d + e)) memory.
+    Cost: O(m (d^2 + e^2) + n m / c (d + e)) time.
+    Memory: max(threads * (tile(d, e) + 64 * 193 * size), made(n) if causal else 0) + 8 * n
+        + heads * m / c * (d + e) * size; a copy of k or v, if one is made, is gone before there is a result.
     """
     n, m = lengths(q, k, v)
     lead, d, e = leading(q, k, v), q.shape[-1], v.shape[-1]
