@@ -503,7 +503,8 @@ TABLE = [  # (call, the error, words of its message)
     (on("sinkhorn_cut", keep=0), ValueError, ["keep", "at least 1", "0"]),
     (on("sinkhorn_cut", keep=1.0), TypeError, ["keep", "integer", "1.0"]),
     # transformer_xl
-    (on("transformer_xl", q=zeros(2, 3, 12, 4)), ValueError, ["at least as many keys", "n = 12", "m = 11"]),
+    *((on("transformer_xl", q=zeros(2, 3, 12, 4), same_length=same), ValueError,
+       ["at least as many keys", "n = 12", "m = 11"]) for same in (False, True)),
     (on("transformer_xl", relative_keys=zeros(10, 4)), ValueError, ["relative_keys", "11, 4", "(10, 4)"]),
     (on("transformer_xl", relative_keys=zeros(11, 5)), ValueError, ["relative_keys", "11, 4", "(11, 5)"]),
     (on("transformer_xl", relative_keys=zeros(2, 11, 4)), ValueError,
@@ -613,6 +614,7 @@ REFERENCE = [  # of what the specification alone has
         ((SET, zeros(5, 4), BIAS, LAYER, BIAS), {}, ValueError, ["w1", "4, any", "(5, 4)"]),
         ((SET, zeros(3, 4, 4), BIAS, LAYER, BIAS), {}, ValueError, ["w1", "(2,)", "(3, 4, 4)"]),
         ((SET, LAYER, zeros(5), LAYER, BIAS), {}, ValueError, ["b1", "4", "(5,)"]),
+        ((SET, LAYER, zeros(7, 4), LAYER, BIAS), {}, ValueError, ["b1", "(2,)", "(7, 4)"]),
         ((SET, LAYER, BIAS, LAYER.tolist(), BIAS), {}, TypeError, ["w2", "floats", "list"]),
         ((SET, LAYER, BIAS, zeros(4, 9), BIAS), {}, ValueError, ["b2", "9", "(4,)"]),
         ((SET, LAYER, BIAS, LAYER, BIAS), {}, ValueError, ["w2", "at least m = 7", "4"]),
@@ -626,6 +628,7 @@ REFERENCE = [  # of what the specification alone has
         ((zeros(4, 2), zeros(3), zeros(4, 3), zeros(3)), {}, ValueError, ["ba", "2", "(3,)"]),
         ((zeros(4, 2), zeros(2), zeros(4, 4), zeros(3)), {}, ValueError, ["bb", "4", "(3,)"]),
         ((zeros(4, 2), zeros(2), zeros(4, 4), zeros(4)), dict(m="7"), TypeError, ["m needs", "str '7'"]),
+        ((zeros(4, 2), zeros(2), zeros(4, 4), zeros(4)), dict(m=-1), ValueError, ["m needs", "0", "-1"]),
     ]),
     *((("random_logits", args, {}), error, words) for args, error, words in [
         ((LAYER.tolist(), 2), TypeError, ["table needs", "list"]),
@@ -636,6 +639,7 @@ REFERENCE = [  # of what the specification alone has
     ]),
     *((("factorized_random_logits", args, {}), error, words) for args, error, words in [
         ((LAYER.tolist(), LAYER, 2), TypeError, ["r1 needs", "list"]),
+        ((BIAS, LAYER, 2), ValueError, ["r1 needs", "2 axes", "(4,)"]),
         ((LAYER, BIAS, 2), ValueError, ["r2 needs", "2 axes", "(4,)"]),
         ((LAYER, LAYER.astype(np.float32), 2), TypeError, ["r2", "dtype of r1", "float64", "float32"]),
         ((LAYER, zeros(3, 4), 4), ValueError, ["r1 and r2", "at least n = 4", "4 and 3"]),
