@@ -225,6 +225,15 @@ def test_patterns_in_loops(package, n, m):
 
 
 @law("patterns")
+def test_patterns_of_no_tokens(package):
+    p, none = package.patterns, np.zeros((0, 2), int)
+    for pattern in (p.past(0), p.window(0, left=1, right=0), p.same_block(0, 3), p.hubs(0, []),
+                    p.strided(0, 2), p.summaries(0, 2, 1), p.blocks(none, 4, 0), p.scattered(0, none)):
+        assert dense(pattern).shape == (0, 0)
+    assert dense(p.past(2, 0)).shape == dense(p.scattered(2, np.full((2, 1), -1), 0)).shape == (2, 0)
+
+
+@law("patterns")
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_pattern_and_its_boolean_array_are_the_same_mask(package, name, rng):
     pattern, n, m = PATTERNS[name]
