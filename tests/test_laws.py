@@ -225,6 +225,19 @@ def test_patterns_in_loops(package, n, m):
 
 
 @law("patterns")
+@pytest.mark.parametrize("n, m", LENGTHS)
+def test_patterns_of_each_head_in_loops(package, n, m):
+    p, each = package.patterns, np.array([0, 3, 1])
+    q, k, v = np.zeros((3, n, 1)), np.zeros((3, m, 1)), np.stack([np.eye(m)] * 3)
+    for pattern, sees in [
+            (p.window(n, m, left=1, right=1, dilation=each + 1), lambda h, i, j: abs(j - i) in (0, h + 1)),
+            (p.summaries(n, 4, 1, each, m), lambda h, i, j: j % 4 == 3 - h)]:
+        weights = package.attention(q, k, v, mask=pattern)  # scores are equal: whoever is seen has one
+        for h, i, j in np.ndindex(weights.shape):
+            assert (weights[h, i, j] > 0) == sees(each[h], i + m - n, j)
+
+
+@law("patterns")
 def test_patterns_of_no_tokens(package):
     p, none = package.patterns, np.zeros((0, 2), int)
     for pattern in (p.past(0), p.window(0, left=1, right=0), p.same_block(0, 3), p.hubs(0, []),
