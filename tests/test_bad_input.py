@@ -677,7 +677,9 @@ REFERENCE = [  # of what the specification alone has
         ("multi_head", (SET, SET, WEIGHTS | dict(wq=zeros(4, 8), bq=zeros(8))), {}, ValueError,
          ["wq", "4, 4", "(4, 8)"]),
     ]),
-    (("mab_weights", (np.random.default_rng(0), 0), {}), ValueError, ["width", "at least 1", "0"]),
+    *(((f"{block}_weights", (np.random.default_rng(0), *sizes), {}), ValueError, [name, "at least 1", "0"])
+      for block, sizes, name in [("mab", [0], "width"), ("multi_head", [0], "width"),
+                                 ("feed_forward", [0, 4], "width"), ("feed_forward", [4, 0], "hidden")]),
     (("sinusoidal_positions", (-1, 4), {}), ValueError, ["n needs", "at least 0", "-1"]),
     (("update_centroids", (ROWS, zeros(4), K), {}), ValueError, ["q needs", "2 axes", "(4,)"]),
     (("update_centroids", (ROWS, Q, zeros(4)), {}), ValueError, ["k needs", "2 axes", "(4,)"]),

@@ -658,12 +658,13 @@ def test_multi_head_with_identities_is_attention_on_slices(package, rng):
     weights = xfref.multi_head_weights(rng, width)
     assert set(weights) == {"wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo"}
     eye = {name: np.eye(width) if name[0] == "w" else np.zeros(width) for name in weights}
-    x, context = rng.standard_normal((2, 5, width)), rng.standard_normal((2, 7, width))
-    out = xfref.multi_head(x, context, eye, heads=3, attend=package.attention)
-    for head in range(3):
-        part = slice(2 * head, 2 * head + 2)
-        close(out[..., part], package.attention(*(np.ascontiguousarray(y[..., part])
-                                                  for y in (x, context, context))))
+    for lead in ((), (2,), (2, 2)):
+        x, context = rng.standard_normal((*lead, 5, width)), rng.standard_normal((*lead, 7, width))
+        out = xfref.multi_head(x, context, eye, heads=3, attend=package.attention)
+        for head in range(3):
+            part = slice(2 * head, 2 * head + 2)
+            close(out[..., part], package.attention(*(np.ascontiguousarray(y[..., part])
+                                                      for y in (x, context, context))))
 
 
 @law("feed_forward", "feed_forward_weights", "encoder_block", "encoder_block_weights")
