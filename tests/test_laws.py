@@ -226,6 +226,28 @@ def test_patterns_in_loops(package, n, m):
 
 
 @law("patterns")
+@pytest.mark.parametrize("n, m", LENGTHS)
+def test_patterns_of_each_head_in_loops(package, n, m):
+    p, each = package.patterns, np.array([0, 3, 1])
+    q, k, v = np.zeros((3, n, 1)), np.zeros((3, m, 1)), np.stack([np.eye(m)] * 3)
+    for pattern, sees in [
+            (p.window(n, m, left=1, right=1, dilation=each + 1), lambda h, i, j: abs(j - i) in (0, h + 1)),
+            (p.summaries(n, 4, 1, each, m), lambda h, i, j: j % 4 == 3 - h)]:
+        weights = package.attention(q, k, v, mask=pattern)  # scores are equal: whoever is seen has one
+        for h, i, j in np.ndindex(weights.shape):
+            assert (weights[h, i, j] > 0) == sees(each[h], i + m - n, j)
+
+
+@law("patterns")
+def test_patterns_of_no_tokens(package):
+    p, none = package.patterns, np.zeros((0, 2), int)
+    for pattern in (p.past(0), p.window(0, left=1, right=0), p.same_block(0, 3), p.hubs(0, []),
+                    p.strided(0, 2), p.summaries(0, 2, 1), p.blocks(none, 4, 0), p.scattered(0, none)):
+        assert dense(pattern).shape == (0, 0)
+    assert dense(p.past(2, 0)).shape == dense(p.scattered(2, np.full((2, 1), -1), 0)).shape == (2, 0)
+
+
+@law("patterns")
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_pattern_and_its_boolean_array_are_the_same_mask(package, name, rng):
     pattern, n, m = PATTERNS[name]
@@ -721,12 +743,13 @@ def test_multi_head_with_identities_is_attention_on_slices(package, rng):
     weights = xfref.multi_head_weights(rng, width)
     assert set(weights) == {"wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo"}
     eye = {name: np.eye(width) if name[0] == "w" else np.zeros(width) for name in weights}
-    x, context = rng.standard_normal((2, 5, width)), rng.standard_normal((2, 7, width))
-    out = xfref.multi_head(x, context, eye, heads=3, attend=package.attention)
-    for head in range(3):
-        part = slice(2 * head, 2 * head + 2)
-        close(out[..., part], package.attention(*(np.ascontiguousarray(y[..., part])
-                                                  for y in (x, context, context))))
+    for lead in ((), (2,), (2, 2)):
+        x, context = rng.standard_normal((*lead, 5, width)), rng.standard_normal((*lead, 7, width))
+        out = xfref.multi_head(x, context, eye, heads=3, attend=package.attention)
+        for head in range(3):
+            part = slice(2 * head, 2 * head + 2)
+            close(out[..., part], package.attention(*(np.ascontiguousarray(y[..., part])
+                                                      for y in (x, context, context))))
 
 
 @law("feed_forward", "feed_forward_weights", "encoder_block", "encoder_block_weights")

@@ -142,8 +142,9 @@ def test_dynamic_span_by_hand():
     x, log3 = np.array([[0.0, 5.0], [1.0, 0.0], [-2.0, 1.0]]), math.log(3.0)
     close(xfref.dynamic_span(x, np.array([log3, 0.0]), 0.0, 8), np.array([4.0, 6.0, 8 / 10]))
     close(xfref.dynamic_span(x, np.array([0.0, 0.0]), -log3, 8), np.array([2.0, 2.0, 2.0]))
-    heads = xfref.dynamic_span(x, np.array([[log3, 0.0], [0.0, 0.0]]), np.array([0.0, log3]), 8.0)
-    close(heads, np.array([[4.0, 6.0, 8 / 10], [6.0, 6.0, 6.0]]))
+    heads = xfref.dynamic_span(x[:2], np.array([[log3, 0.0], [0.0, 0.0], [-log3, 0.0]]),
+                               np.array([0.0, log3, 0.0]), 8.0)
+    close(heads, np.array([[4.0, 6.0], [6.0, 6.0], [4.0, 2.0]]))
 
 
 @law("dynamic_span")

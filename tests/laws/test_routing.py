@@ -327,7 +327,7 @@ def test_centroids_refuse_what_does_not_fit():
             (dict(k=np.ones((2, 6, 4))), ValueError, "centroids needs the shape"),
             (dict(decay=1.1), ValueError, "decay.*at most 1.*1.1"),
             (dict(decay=-0.1), ValueError, "decay.*at least 0.*-0.1"),
-            (dict(decay=np.nan), ValueError, "decay.*finite.*nan"),
+            (dict(decay=np.nan), ValueError, "decay needs to be finite, at least 0, at most 1, got nan"),
             (dict(decay="1"), TypeError, "decay needs a number")]:
         arguments = dict(centroids=centroids, q=q, k=k) | wrong
         with pytest.raises(error, match=words):

@@ -107,6 +107,7 @@ def test_dense_logits_in_loops(lead, rng):
     product = xfref.factorized_dense_logits(x, w1, b1, wa, ba, wb, bb)
     wide = xfref.factorized_dense_logits(x, w1, b1, wa, ba, wb, bb, m=8)
     assert cut.shape == (2, 3, 3, 3)
+    assert xfref.factorized_dense_logits(x, w1, b1, wa, ba, wb, bb, m=0).shape == (2, 3, n, 0)
 
     def own(matrix, place):
         """The matrix of one batch entry and head."""

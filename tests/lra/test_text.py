@@ -39,6 +39,10 @@ def test_windows_read_no_further_than_asked(tmp_path):
     assert file.tell() == 200
 
 
+def test_windows_of_one_byte():
+    assert np.concatenate(list(text.byte_windows(b"AB", 1))).tolist() == [66, 67]
+
+
 def test_length_below_one_raises_at_the_call():
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         text.byte_windows(b"abc", 0)
@@ -125,7 +129,7 @@ def test_a_huge_file_is_refused_unread(tmp_path):
     path = tmp_path / "sparse.txt"
     with open(path, "wb") as file:
         file.truncate(2**40)  # takes no room on the disk
-    with pytest.raises(ValueError, match="holds 1099511627776 bytes"):
+    with pytest.raises(ValueError, match="holds 1099511627776 bytes, more than max_bytes = 268435456$"):
         text.read_text(path)
 
 

@@ -44,7 +44,7 @@ def adaptive_span(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, span: float | 
     lead, row = leading(q, k, v), np.arange(n)[:, None]
     span, ramp = _spans(span, q.dtype, n, lead), q.dtype.type(number("ramp", ramp, 0, above=True))
     distance = row + m - n - np.arange(m)
-    weight = np.clip((ramp + span[..., None] - distance.astype(q.dtype)) / ramp, 0, 1)  # m(x)
+    weight = np.clip((ramp + span[..., None] - distance) / ramp, 0, 1)  # m(x)
     seen = (distance >= 1) & (weight > 0)
     bias = np.log(np.where(seen, weight, 1))  # m exp(s) = exp(s + log m)
     if position_keys is not None:

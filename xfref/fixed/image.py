@@ -40,8 +40,7 @@ def image_1d(q: Array, k: Array, v: Array, *, block: int, memory: int, causal: b
     block, memory = count("block", block), count("memory", memory, 0)
     key = np.arange(n)
     start = key[:, None] // block * block
-    after = 0 if causal else memory
-    seen = (start - memory <= key) & (key < start + block + after)
+    seen = (start - memory <= key) & (key < start + block + memory)
     return attention(q, k, v, mask=seen, causal=causal, key_mask=key_mask, scale=scale)
 
 

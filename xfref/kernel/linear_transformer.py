@@ -8,7 +8,7 @@ Differs: no epsilon in the denominator (released code adds 1e-6); a zero denomin
 
 import numpy as np
 
-from xfref.core import check_key_mask, check_state, hide_keys, kernel_attention, leading, lengths, read_state
+from xfref.core import check_key_mask, check_state, kernel_attention, leading, lengths, read_state
 
 
 def linear_transformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool = False,
@@ -29,9 +29,7 @@ def linear_transformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: b
     """
     lengths(q, k, v)
     check_key_mask(key_mask, k, leading(q, k, v))
-    # masked keys are emptied before the features, which would turn their padding into warnings
-    return kernel_attention(elu_plus_one(q), elu_plus_one(hide_keys(k, key_mask)), v, key_mask=key_mask,
-                            causal=causal)
+    return kernel_attention(elu_plus_one(q), elu_plus_one(k), v, key_mask=key_mask, causal=causal)
 
 
 def linear_transformer_step(state: tuple[np.ndarray, np.ndarray] | None, q: np.ndarray, k: np.ndarray,
@@ -67,4 +65,4 @@ def linear_transformer_step(state: tuple[np.ndarray, np.ndarray] | None, q: np.n
 
 def elu_plus_one(x: np.ndarray) -> np.ndarray:
     """f(x) = elu(x) + 1: x + 1 where x > 0, e^x elsewhere (Eq. 7). (...) -> (...), positive."""
-    return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+    return np.maximum(x, 0) + np.exp(np.minimum(x, 0))

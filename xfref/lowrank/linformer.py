@@ -59,7 +59,7 @@ def pooling_projection(n: int, r: int) -> np.ndarray:
     if count("r", r) > count("n", n):
         raise ValueError(f"r needs to be at most n = {n}, got {r}")
     member = np.arange(n) * r // n == np.arange(r)[:, None]
-    return member / member.sum(axis=-1, keepdims=True)
+    return member / member.sum(axis=1, keepdims=True)
 
 
 def _columns(name: str, x: np.ndarray, dtype: np.dtype, m: int, lead: tuple[int, ...]) -> np.ndarray:
