@@ -14,7 +14,7 @@ help:
 	@echo "make lint    ruff"
 	@echo "make check   lint, test and asv check: what CI runs"
 	@echo "make bench   airspeed velocity on this commit (QUICK=1: once each)"
-	@echo "make peers   exact attention beside torch, ONNX Runtime and OpenVINO"
+	@echo "make peers   exact attention and every variant beside torch, its packages, ONNX Runtime and OpenVINO"
 	@echo "make clean   remove .venv"
 
 $(VENV)/bin/python:

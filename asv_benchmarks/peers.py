@@ -1,6 +1,7 @@
-"""xfaccel beside torch, ONNX Runtime and OpenVINO, on one machine, in one process, in turns.
+"""xfaccel beside torch, ONNX Runtime, OpenVINO and others, on one machine, in one process, in turns.
 
     python asv_benchmarks/peers.py [--quick] [--lengths 1024 4096] [--threads 2] [--only full causal]
+    python asv_benchmarks/peers.py --only variants [--names reformer bigbird] [--n 4096] [--peer-dir FOLDER]
 
 In a hot loop every contender is called for ten milliseconds, or once, and then as often again, which counts:
 the first half wakes its own threads, and those of the contender before it, some of which spin for a while,
@@ -11,65 +12,25 @@ causal pair of query and key counts as work only if the query sees the key; of l
 count, 4 n d e, not what a chunked form adds.
 """
 
-import argparse
-import os
 import sys
 import threading
-import time
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
+import contest  # before NumPy: it tells BLAS how many threads it has
+import numpy as np
+from contest import MISSING, OPTIONS, SIDE, Array, Contender, error_of, load, measure, ours
+from numba import njit
+from numba.extending import intrinsic
+from torch_forms import torch_linear, torch_sdpa, torch_window
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = ["full", "causal", "window", "linear", "idle", "widths"]
-    parser.add_argument("--only", nargs="+", default=kinds, choices=kinds, help="comparisons (default: all)")
-    parser.add_argument("--lengths", nargs="+", type=int, help="n of full and causal (default: 64 to 8192)")
-    parser.add_argument("--long", type=int, help="n of window and linear (default: 16384)")
-    parser.add_argument("--gaps", nargs="+", type=float, default=[20, 200], metavar="MS", help="of idleness")
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--width", type=int, default=64, help="of a head")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, help="of each comparison (default: 15)")
-    parser.add_argument("--quick", action="store_true", help="short, few rounds, no torch.compile")
-    options = parser.parse_args()
-    every = [64, 256, 512, 1024, 2048, 4096, 8192]
-    options.lengths = options.lengths or ([256, 1024] if options.quick else every)
-    options.long = options.long or (2048 if options.quick else 16384)
-    options.rounds = options.rounds or (3 if options.quick else 15)
-    if options.long % SIDE:
-        parser.error(f"--long needs a multiple of {SIDE}, the chunks of torch's forms")
-    return options
+import xfref
+from xfaccel.engine.cpu.threads import limited
+from xfaccel.engine.cpu.vector import kernel, vector_bytes
 
-
-SIDE = 256               # keys that a window sees on either side
-OPTIONS = parse()
-# BLAS and OpenMP read these when they are loaded
-os.environ.update({f"{library}_NUM_THREADS": str(OPTIONS.threads) for library in ("OPENBLAS", "MKL", "OMP")})
-
-import numpy as np  # noqa: E402
-from numba import njit  # noqa: E402
-from numba.extending import intrinsic  # noqa: E402
-
-import xfaccel  # noqa: E402
-import xfref  # noqa: E402
-from xfaccel.engine.cpu.threads import limited  # noqa: E402
-from xfaccel.engine.cpu.vector import kernel, vector_bytes  # noqa: E402
-
-Array = np.ndarray
+ROUNDS = contest.rounds(15)
 SUMS = 24 if vector_bytes() == 64 else 12    # more than a multiply-add takes cycles, fewer than registers
 PEAK_LOOPS = 3_000_000
-HOT = 10e-3              # seconds of calls before those that count
 PEAK_WORK = 2.0 * PEAK_LOOPS * OPTIONS.threads * SUMS * vector_bytes() / 4
 WIDTHS = (64, 16, 24, 32, 40, 48, 80, 96, 100, 112, 128)  # the first is what the others are compared with
-MISSING: dict[str, str] = {}
-
-
-class Contender(NamedTuple):
-    name: str
-    call: Callable[[], object]
-    result: Callable[[object], Array] = np.asarray   # what `call` gives, as an array (heads, n, width)
 
 
 @intrinsic
@@ -97,40 +58,6 @@ def peak() -> None:
         task.start()
     for task in tasks:
         task.join()
-
-
-def load(module: str):
-    """The module, or None and a line about it at the end."""
-    try:
-        return __import__(module)
-    except ImportError as error:
-        MISSING[module] = f"{error}; the extra `peers` brings it"
-        return None
-
-
-def load_torch():
-    if torch := load("torch"):
-        torch.set_num_threads(OPTIONS.threads)
-    return torch
-
-
-def ours(function: str, arrays: tuple, threads: int = OPTIONS.threads, **options) -> Contender:
-    own = partial(getattr(xfaccel, function), *arrays, **options)
-
-    def call():
-        with limited(threads):
-            return own()
-    # the limit of the whole process stands in `main`
-    return Contender("xfaccel", own) if threads == OPTIONS.threads else Contender(
-        f"xfaccel, {threads} thread", call)
-
-
-def torch_sdpa(q: Array, k: Array, v: Array, causal: bool) -> Contender | None:
-    if not (torch := load_torch()):
-        return None
-    batch = [torch.from_numpy(x)[None] for x in (q, k, v)]
-    attend = torch.nn.functional.scaled_dot_product_attention
-    return Contender("torch SDPA", lambda: attend(*batch, is_causal=causal), lambda out: out[0].numpy())
 
 
 def onnx_runtime(q: Array, k: Array, v: Array, causal: bool) -> Contender | None:
@@ -168,64 +95,6 @@ def openvino(q: Array, k: Array, v: Array, causal: bool) -> Contender | None:
                      lambda out: out[0][0].copy())
 
 
-def torch_window(q: Array, k: Array, v: Array) -> list[Contender]:
-    """SDPA on chunks of SIDE queries with the three chunks of keys around them; flex_attention, compiled."""
-    if not (torch := load_torch()):
-        return []
-    heads, n, d = q.shape
-    q, k, v = (torch.from_numpy(x) for x in (q, k, v))
-    places = torch.arange(n).view(-1, SIDE, 1)
-    near = torch.arange(3 * SIDE) + SIDE * (torch.arange(n // SIDE).view(-1, 1, 1) - 1)
-    seen = ((near - places).abs() <= SIDE) & (near >= 0) & (near < n)
-    attend = torch.nn.functional.scaled_dot_product_attention
-
-    def around(x):
-        x = torch.nn.functional.pad(x, (0, 0, SIDE, SIDE)).view(heads, -1, SIDE, d)
-        return torch.cat([x[:, :-2], x[:, 1:-1], x[:, 2:]], dim=2)
-
-    def chunks():
-        return attend(q.view(heads, -1, SIDE, d), around(k), around(v), attn_mask=seen).view(heads, n, d)
-
-    found = [Contender("torch SDPA, chunks", chunks, lambda out: out.numpy())]
-    if not OPTIONS.quick:
-        try:
-            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-            mask = create_block_mask(lambda b, h, i, j: (i - j).abs() <= SIDE, None, None, n, n, device="cpu")
-            flex = torch.compile(flex_attention)
-            call = partial(flex, q[None], k[None], v[None], block_mask=mask)
-            call()
-            found.append(Contender("torch flex, compiled", call, lambda out: out[0].numpy()))
-        except Exception as error:  # whatever its compiler meets on this machine
-            MISSING["torch flex_attention"] = f"did not compile: {str(error).splitlines()[0]}"
-    return found
-
-
-def torch_linear(q: Array, k: Array, v: Array) -> list[Contender]:
-    """Sums of whole chunks by cumsum, and the triangle within each chunk."""
-    if not (torch := load_torch()):
-        return []
-    q, k, v = (torch.from_numpy(x) for x in (q, k, v))
-
-    def by_chunks(size, q, k, v):
-        q, k, v = (x.unflatten(1, (-1, size)) for x in (q, k, v))
-        q, k = torch.nn.functional.elu(q) + 1, torch.nn.functional.elu(k) + 1
-        own, own_keys = k.mT @ v, k.sum(2)
-        before, keys_before = own.cumsum(1) - own, own_keys.cumsum(1) - own_keys
-        weights = (q @ k.mT).tril()
-        total = weights.sum(-1, keepdim=True) + q @ keys_before[..., None]
-        return ((weights @ v + q @ before) / total).flatten(1, 2)
-
-    forms = {f"torch, chunks of {size}": partial(by_chunks, size) for size in (64, 128)}
-    if not OPTIONS.quick:
-        try:
-            forms["torch, chunks of 64, compiled"] = compiled = torch.compile(partial(by_chunks, 64))
-            compiled(q, k, v)
-        except Exception as error:
-            del forms["torch, chunks of 64, compiled"]
-            MISSING["torch.compile of linear attention"] = str(error).splitlines()[0]
-    return [Contender(name, partial(form, q, k, v), lambda out: out.numpy()) for name, form in forms.items()]
-
-
 def truth(kind: str, q: Array, k: Array, v: Array) -> Array:
     """The first head's result in float64, by xfref, a stretch of queries at a time."""
     q, k, v = (x[0].astype(np.float64) for x in (q, k, v))
@@ -253,26 +122,6 @@ def work(kind: str, n: int) -> float:
     return 4.0 * OPTIONS.heads * OPTIONS.width * pairs
 
 
-def measure(contenders: list[Contender], rounds: int, gap: float | None = None) -> Array:
-    """Seconds (rounds, contenders): hot if gap is None, else each call after `gap` seconds of idleness."""
-    seconds = np.empty((rounds, len(contenders)))
-    for times in seconds:
-        for place, contender in enumerate(contenders):
-            calls = 1
-            if gap is None:
-                start, calls = time.perf_counter(), 0
-                while calls == 0 or time.perf_counter() - start < HOT:
-                    contender.call()
-                    calls += 1
-            else:
-                time.sleep(gap)
-            start = time.perf_counter()
-            for _ in range(calls):
-                contender.call()
-            times[place] = (time.perf_counter() - start) / calls
-    return seconds
-
-
 def contenders_for(kind: str, arrays: tuple) -> list[Contender]:
     """xfaccel first."""
     if kind == "window":
@@ -280,8 +129,8 @@ def contenders_for(kind: str, arrays: tuple) -> list[Contender]:
     if kind == "linear":
         return [ours("linear_transformer", arrays, causal=True), *torch_linear(*arrays)]
     causal = kind == "causal"
-    peers = [make(*arrays, causal) for make in (torch_sdpa, onnx_runtime, openvino)]
-    return [ours("attention", arrays, causal=causal), *filter(None, peers)]
+    peers = [make(*arrays, causal) for make in (onnx_runtime, openvino)]
+    return [ours("attention", arrays, causal=causal), *torch_sdpa(*arrays, causal), *filter(None, peers)]
 
 
 def compare(kind: str, n: int, gaps: list[float] | None = None) -> None:
@@ -291,14 +140,14 @@ def compare(kind: str, n: int, gaps: list[float] | None = None) -> None:
     if gaps:
         contenders.insert(1, ours("attention", arrays, threads=1))
     exact = truth(kind, *arrays)
-    errors = [np.linalg.norm(x.result(x.call())[0] - exact) / np.linalg.norm(exact) for x in contenders]
+    errors = [error_of(x, exact) for x in contenders]
     for gap in gaps or []:
-        rounds = OPTIONS.rounds if OPTIONS.quick else max(OPTIONS.rounds, 30)
+        rounds = ROUNDS if OPTIONS.quick else max(ROUNDS, 30)
         report(f"{kind}, n = {n}, {gap:g} ms idle", contenders, errors, work(kind, n),
                measure(contenders, rounds, gap / 1e3))
     if not gaps:
         entrants = [*contenders, Contender("peak of multiply-adds", peak)]
-        report(f"{kind}, n = {n}, hot", contenders, errors, work(kind, n), measure(entrants, OPTIONS.rounds))
+        report(f"{kind}, n = {n}, hot", contenders, errors, work(kind, n), measure(entrants, ROUNDS))
 
 
 def compare_widths(n: int = 1024, heads: int = 4) -> None:
@@ -307,7 +156,7 @@ def compare_widths(n: int = 1024, heads: int = 4) -> None:
     for width, dtype in [*((width, np.float32) for width in WIDTHS), (64, np.float64)]:
         arrays = np.random.default_rng(0).standard_normal((3, heads, n, width)).astype(dtype)
         entrants[width, dtype.__name__] = ours("attention", tuple(arrays), threads=1)
-    seconds = measure(list(entrants.values()), OPTIONS.rounds)
+    seconds = measure(list(entrants.values()), ROUNDS)
     rates = np.array([width for width, _ in entrants]) / seconds
     print(f"\nn = {n}, {heads} heads, 1 thread: multiply-adds a second, those of width 64 in float32 being 1")
     for place, (width, dtype) in enumerate(entrants):
@@ -337,8 +186,9 @@ def main() -> None:
 
 
 def every_comparison() -> None:
-    print(f"{OPTIONS.heads} heads of width {OPTIONS.width}, float32, {OPTIONS.threads} threads; "
-          f"medians of {OPTIONS.rounds} rounds; ratio: time over that of xfaccel")
+    if set(OPTIONS.only) != {"variants"}:
+        print(f"{OPTIONS.heads} heads of width {OPTIONS.width}, float32, {OPTIONS.threads} threads; "
+              f"medians of {ROUNDS} rounds; ratio: time over that of xfaccel")
     for kind in ("full", "causal"):
         for n in OPTIONS.lengths:
             if kind in OPTIONS.only:
@@ -351,6 +201,9 @@ def every_comparison() -> None:
             compare("full", n, OPTIONS.gaps)
     if "widths" in OPTIONS.only:
         compare_widths()
+    if "variants" in OPTIONS.only:
+        import peer_variants  # not before it is asked for: it loads the suite of asv
+        peer_variants.compare()
     for name, why in MISSING.items():
         print(f"missing: {name} ({why})", file=sys.stderr)
 

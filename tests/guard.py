@@ -35,6 +35,7 @@ from xfaccel.engine.cpu import (
     rows_simd,
     scan,
     softmax,
+    steps,
     threads,
     tile_plain,
     tile_simd,
@@ -225,6 +226,12 @@ def add_lanes(draw):
                        np.broadcast_to(np.arange(TILE) < count, (keys, TILE)))
 
 
+def add_skewed(draw):
+    for keys in COUNTS:
+        yield Call((draw(TILE, TILE), keys, draw(TILE, TILE), draw(TILE, TILE)), SUM, True,
+                   np.broadcast_to(np.arange(TILE)[:, None] < keys, (TILE, TILE)))
+
+
 def some_keys(draw, count, rows):
     return draw.rng.integers(0, rows, count)
 
@@ -335,7 +342,8 @@ def decay(draw):
 TWINS = {
     "tile": dict(pack=pack, scores=scores, scores_past=scores_past, softmax=softmax_step,
                  accumulate=accumulate, accumulate_past=accumulate_past, unpack=unpack, fill=fill, fold=fold,
-                 hide_band=hide_band, hide_bits=hide_bits, add_rows=add_rows, add_lanes=add_lanes),
+                 hide_band=hide_band, hide_bits=hide_bits, add_rows=add_rows, add_lanes=add_lanes,
+                 add_skewed=add_skewed),
     "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
     "features": dict(pad_rows=pad_rows, elu=elu, relu=relu, half_squares=half_squares, combine=combine,
                      multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
@@ -440,7 +448,7 @@ def guarded(side: str) -> Iterator[None]:
     """
     before = []
     changes = [(threads, "run", _guarded_job(threads.run, side))]
-    for module in (softmax, scan, product, gather):
+    for module in (softmax, scan, steps, product, gather):
         changes += [(module, "run", _guarded_run(module.run, side)),
                     (module, "scratch", lambda size: region(size, side))]
     for module, name, value in changes:
@@ -481,6 +489,9 @@ def _guarded_run(run: Callable, side: str) -> Callable:
             if own.get(name) is not None:
                 low, high = np.lib.array_utils.byte_bounds(own[name].memory)
                 ctypes.memmove(low, np.lib.array_utils.byte_bounds(there[name].memory)[0], high - low)
+        for name in ("s", "z", "top"):
+            if name in own:
+                own[name][...] = there[name]
 
     return guarded_run
 
@@ -509,6 +520,21 @@ def by_distance(q, k, v, *, table, nearest, low, high, step, key_mask):
     n, m = q.shape[-2], k.shape[-2]
     tile_list = tiles.band(n, m, low, high, step)
     return attend(q, k, v, tile_list, distance_bias=(table.astype(q.dtype), nearest), key_mask=key_mask)
+
+
+def relative(q, k, v, *, keys, nearest, low, high, table, key_mask):
+    tile_list = tiles.band(q.shape[-2], k.shape[-2], low, high)
+    bias = None if table is None else (table.astype(q.dtype), nearest)
+    return attend(q, k, v, tile_list, relative=(q, keys.astype(q.dtype), nearest), distance_bias=bias,
+                  key_mask=key_mask)
+
+
+def apart(rng, n, m, d):
+    """Keys by distance for all distances or clipped, with and without a bias by distance."""
+    reach = int(rng.integers(1, 300))
+    return dict(keys=rng.standard_normal((2, reach, d)), nearest=-int(rng.integers(0, reach)), low=-200,
+                high=int(rng.choice([0, 70])), table=rng.standard_normal((1, 5)) if n % 2 else None,
+                key_mask=rng.random((2, m)) < 0.7)
 
 
 def near(rng, n, m, d):
@@ -550,6 +576,7 @@ ENGINES = {  # name: (function, its own parameters, also in float64)
     "masked, causal": ("attention_lse", lambda *x: masked(*x) | dict(causal=True), True),
     "listed": ("attention_lse", listed, False),
     "by distance": (by_distance, near, True),
+    "relative": (relative, apart, True),
     "gathered": (attend_listed, drawn, True),
     "window, dilated": ("sliding_window", lambda rng, n, m, d: dict(left=4, right=1, dilation=3), False),
     "projected": ("linformer", projected, False),
@@ -557,6 +584,8 @@ ENGINES = {  # name: (function, its own parameters, also in float64)
     "linear, causal": ("linear_transformer", lambda rng, n, m, d: dict(
         key_mask=rng.random((2, m)) < 0.7, causal=True), True),
     "linear, step": ("linear_transformer_step", lambda rng, n, m, d: {}, False),
+    "hyperbolic, step": ("performer_step", lambda rng, n, m, d: dict(
+        projection=rng.standard_normal((1 + (n + m) % 35, d)), features="hyperbolic"), False),
     "positive": ("performer", features("positive", False), False),
     "positive, causal": ("performer", features("positive", True), False),
     "hyperbolic, causal": ("performer", features("hyperbolic", True), False),

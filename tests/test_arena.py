@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import itertools
 import json
 import math
 import signal
@@ -14,15 +15,17 @@ import numpy as np
 import pytest
 
 import xfaccel
-from xfaccel import arena
 from xfaccel.__main__ import main
+from xfaccel.arena import chart, measure, table
+from xfaccel.arena.variants import VARIANTS
 from xfref.lra import listops
 
 QUICK = ["--lengths", "64,128", "--heads", "2", "--repeats", "1"]
-NAMES = [variant.name for variant in arena.VARIANTS]
+NAMES = [variant.name for variant in VARIANTS]
 ROW = {"variant": str, "function": str, "parameters": str, "cost": str, "exact": str, "agrees": bool,
-       "error": float, "relative_error": float, "reference_seconds": float, "vs_xfref": float,
-       "seconds": dict, "growth": float, "vs_exact": float, "extra_bytes": int, "distance": float}
+       "stated_growth": float, "error": float, "relative_error": float, "reference_seconds": float,
+       "vs_xfref": float, "scipy_seconds": float, "vs_scipy": float, "seconds": dict, "growth": float,
+       "vs_exact": float, "faster_from": float, "extra_bytes": int, "distance": float}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -57,14 +60,17 @@ def test_the_table_is_for_strangers(finished):
     for words in ("untrained weights, so this is cost, not accuracy", "not yet: training and LRA's Table 1",
                   "2 heads of width 64, width 128, float32", "threads", "bytes of the help topics of Python"):
         assert words in done.stdout
-    rule = next(i for i, line in enumerate(lines) if set(line) == {"-"})
-    rows = lines[rule + 1:lines.index("", rule)]
-    assert [row.split()[0] for row in rows] == [variant.function for variant in arena.VARIANTS]
-    assert {len(row) for row in rows} == {len(lines[rule]), len(lines[rule - 1])}
-    for row, variant in zip(rows, arena.VARIANTS, strict=True):
-        assert f"  {variant.parameters:20}  {variant.cost:5} " in row
-    legend = [line[:14].strip() for line in lines[lines.index("", rule) + 1:]]
-    assert legend == ["cost", "time", "vs exact", "growth", "extra MiB", "error", "distance", "vs xfref"]
+    rules = [i for i, line in enumerate(lines) if set(line) == {"-"}]
+    sections = [lines[start + 1:stop] for start, stop in itertools.pairwise(rules)]
+    assert [section.pop(0) for section in sections] == ["both directions", "causal"]
+    rows = [row for section in sections for row in section]
+    assert {len(row) for row in rows} == {len(lines[rules[0]]), len(lines[rules[0] - 1])}
+    for row, variant in zip(rows, VARIANTS, strict=True):
+        assert row.startswith(f"{variant.function:23} {variant.parameters:21} {variant.cost:7} ")
+    assert [len(section) for section in sections] == [
+        sum(variant.exact == exact for variant in VARIANTS) for exact in ("attention", "attention-causal")]
+    legend = [line[:13].strip() for line in lines[rules[-1] + 1:]]
+    assert [name for name in legend if name] == list(table.NOTES)
 
 
 def test_four_lengths_fit_in_130_columns(finished):
@@ -72,7 +78,7 @@ def test_four_lengths_fit_in_130_columns(finished):
     given = report["input"] | {"lengths": [1024, 2048, 3072, 4096]}
     rows = [row | {"seconds": dict.fromkeys(map(str, given["lengths"]), 12.3456), "vs_exact": 123.4}
             for row in report["rows"]]
-    lines = arena.table(report | {"input": given, "rows": rows}).splitlines()
+    lines = table.text(report | {"input": given, "rows": rows}).splitlines()
     assert max(map(len, lines)) <= 130
 
 
@@ -86,8 +92,11 @@ def test_the_json_has_every_number(finished):
         "check_length": 128}
     assert [row["variant"] for row in report["rows"]] == NAMES
     for row in report["rows"]:
-        assert {key: type(value) for key, value in row.items()} == ROW
-        assert row["agrees"] and row["relative_error"] <= arena.BOUND and row["extra_bytes"] >= 0
+        assert {key: ROW[key] if value is None else type(value) for key, value in row.items()} == ROW
+        assert row["agrees"] and row["relative_error"] <= measure.BOUND and row["extra_bytes"] >= 0
+        has_pattern = next(v.pattern is not None for v in VARIANTS if v.name == row["variant"])
+        missing = {"faster_from"} | (set() if has_pattern else {"scipy_seconds", "vs_scipy"})
+        assert {key for key, value in row.items() if value is None} | {"faster_from"} == missing
         assert list(row["seconds"]) == ["64", "128"] and all(x > 0 for x in row["seconds"].values())
     by_name = {row["variant"]: row for row in report["rows"]}
     for name in ("attention", "attention-causal"):
@@ -102,17 +111,17 @@ def test_the_json_has_every_number(finished):
 def test_the_chart_names_every_variant_once(finished, tmp_path):
     pytest.importorskip("matplotlib")
     _, report = finished
-    image = arena.svg(report)
+    image = chart.svg(report)
     assert ElementTree.fromstring(image).tag == "{http://www.w3.org/2000/svg}svg"
     for name in NAMES:
         assert image.count(f"<!-- {name} -->".encode()) == 1
-    assert arena.svg(report) == image
+    assert chart.svg(report) == image
 
 
 def test_labels_of_the_chart_overlap_nothing(finished):
     text = pytest.importorskip("matplotlib.text")
     _, report = finished
-    figure = arena.chart(report)
+    figure = chart.draw(report)
     renderer = figure.canvas.get_renderer()
     # of the words alone: an annotation's own extent takes in its line
     boxes = [text.Text.get_window_extent(label, renderer) for label in figure.axes[0].texts]
@@ -130,7 +139,8 @@ def test_arena_is_the_default_and_adds_the_exact_row(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith("xfaccel arena: ")
     rows = [line for line in out.splitlines() if line.startswith(("attention ", "performer "))]
-    assert len(rows) == 2 and all(" causal " in row and " - " in row for row in rows)  # no growth from one
+    assert len(rows) == 2 and all(" - " in row for row in rows)  # no growth from one
+    assert "both directions" not in out and "\ncausal\n" in out
     if draws:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
@@ -226,7 +236,7 @@ def test_no_comparison_with_a_wrong_exact_row(capsys, monkeypatch):
     monkeypatch.setattr(xfaccel, "attention", lambda *qkv, **named: right(*qkv, **named) + np.float32(1))
     assert status(*QUICK, "--variants", "linear_transformer") == 1
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("linear_transformer"))
-    assert row.split().count("-") == 2  # vs exact and distance
+    assert row.split().count("-") == 4  # vs exact, faster from, distance and vs scipy
 
 
 def test_an_interruption_keeps_the_results(tmp_path):
@@ -328,8 +338,21 @@ def test_the_command_line_loads_no_more_than_it_needs():
 def test_growth_is_the_exponent():
     lengths = [1024, 2048, 3072, 4096]
     for exponent in (0, 1, 1.5, 2):
-        assert arena.growth(lengths, [3e-9 * n**exponent for n in lengths]) == pytest.approx(exponent)
-    assert arena.growth([1024], [1.0]) is None
+        assert measure.growth(lengths, [3e-9 * n**exponent for n in lengths]) == pytest.approx(exponent)
+    assert measure.growth([1024], [1.0]) is None
+
+
+def test_where_it_is_faster_is_interpolated():
+    lengths = [1024, 2048, 4096]
+    exact = [1e-9 * n**2 for n in lengths]
+    for n in (1500, 3000):  # where a linear cost meets the quadratic one
+        times = [1e-9 * n * length for length in lengths]
+        assert measure.faster_from(lengths, times, exact) == pytest.approx(n)
+    assert measure.faster_from(lengths, [x / 2 for x in exact], exact) == 1024
+    assert measure.faster_from(lengths, exact, exact) is None
+    # faster, slower, faster again: the last crossing counts
+    times = [x * y for x, y in zip(exact, (0.5, 2, 0.5), strict=True)]
+    assert measure.faster_from(lengths, times, exact) == pytest.approx(2048 * 2**0.5)
 
 
 def test_extra_memory_is_what_a_call_takes_beside_its_result():
@@ -338,34 +361,35 @@ def test_extra_memory_is_what_a_call_takes_beside_its_result():
         del scratch
         return np.ones(1000)
 
-    extra, out = arena.extra_memory(call)
+    extra, out = measure.extra_memory(call)
     assert extra == pytest.approx(24_000_000 - out.nbytes, abs=10_000) and out.size == 1000
-    assert arena.extra_memory(lambda: np.ones(1000))[0] < 5_000
+    assert measure.extra_memory(lambda: np.ones(1000))[0] < 5_000
 
 
 def test_times_are_the_best_of_calls_in_turn():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    assert [name for name, _ in arena.times_in_turn(calls, 3)] == ["a", "b"]
+    assert [name for name, _ in measure.times_in_turn(calls, 3)] == ["a", "b"]
     assert order == list("ababab")
     pauses = iter([0.06, 0.02, 0.05, 0.09])
-    (_, seconds), = arena.times_in_turn({"a": lambda: time.sleep(next(pauses))}, 4)
+    (_, seconds), = measure.times_in_turn({"a": lambda: time.sleep(next(pauses))}, 4)
     assert 0.02 <= seconds < 0.05
-    slow = {"a": lambda: time.sleep(arena.LEAST_SECONDS) or order.append("slow")}
-    assert len(list(arena.times_in_turn(slow, None))) == 1 and order.count("slow") == arena.LEAST_CALLS
+    for seconds, count in ((measure.LEAST_SECONDS, measure.LEAST_CALLS), (measure.SLOW_SECONDS / 2, 2)):
+        slow = {"a": lambda seconds=seconds: time.sleep(seconds) or order.append(seconds)}
+        assert len(list(measure.times_in_turn(slow, None))) == 1 and order.count(seconds) == count
 
 
 def test_inputs_are_the_same_every_time_and_shorter_ones_are_their_beginning():
-    ids, vocabulary, _ = arena.read_tokens("text", None, 96)
-    first = arena.project(ids, vocabulary, 2, 64)
+    ids, vocabulary, _ = measure.read_tokens("text", None, 96)
+    first = measure.project(ids, vocabulary, 2, 64)
     assert all(x.shape == (2, 96, 32) and x.dtype == np.float32 and x.flags.c_contiguous for x in first)
-    for once, again in zip(first, arena.project(ids, vocabulary, 2, 64), strict=True):
+    for once, again in zip(first, measure.project(ids, vocabulary, 2, 64), strict=True):
         assert np.array_equal(once, again)
-    for whole, part in zip(first, arena.shorten(first, 40), strict=True):
+    for whole, part in zip(first, measure.shorten(first, 40), strict=True):
         assert part.flags.c_contiguous and np.array_equal(part, whole[:, :40])
 
 
 def test_distance_is_relative():
     exact = np.array([[3.0, 4.0]])
-    assert arena.distance(exact, exact) == 0
-    assert arena.distance(exact + [[0.0, 1.0]], exact) == pytest.approx(0.2)
+    assert measure.distance(exact, exact) == 0
+    assert measure.distance(exact + [[0.0, 1.0]], exact) == pytest.approx(0.2)

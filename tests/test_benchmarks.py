@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_house import code_lines
+from test_house import both_names, code_lines
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "asv_benchmarks"
@@ -72,5 +72,29 @@ def test_the_configuration_is_plain_json_of_this_repository():
     assert (FOLDER / settings["benchmark_dir"] / "__init__.py").exists()
 
 
-def test_the_comparison_with_peers_is_short_enough_to_read():
-    assert code_lines((FOLDER / "peers.py").read_text()) <= 300  # what the house allows a room
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+def test_a_comparison_with_peers_is_short_enough_to_read(path):
+    assert code_lines(path.read_text()) <= 300  # what the house allows a room
+
+
+# what both packages have beside attention in its variants: parts of it, choices made before it, streaming
+NO_VARIANTS = {"softmax", "layer_norm", "attention_lse", "merge", "patterns", "lsh_buckets",
+               "routing_clusters", "sinkhorn_sort", "linear_transformer_step", "performer_step"}
+COMPARE = """
+import json, peer_variants
+peer_variants.compare()
+print(json.dumps(sorted({row.variant.function for row in peer_variants.ROWS.values()})))
+"""
+
+
+def test_every_variant_is_compared_with_peers_and_without_any_it_is_still_measured():
+    options = ["--names", "etc", "linformer", "--n", "512", "--rounds", "1", "--quick"]
+    done = subprocess.run([sys.executable, "-c", COMPARE, *options], cwd=FOLDER, capture_output=True,
+                          text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    *lines, names = done.stdout.splitlines()
+    assert set(json.loads(names)) == set(both_names()) - NO_VARIANTS
+    for name in ("etc", "linformer"):
+        (line, *_) = [line.split() for line in lines if line.startswith(name)]
+        own_error = float(next(word for word in line if "e-" in word))
+        assert line[1] == "512" and float(line[2]) > 0 and own_error < 1e-5

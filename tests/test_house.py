@@ -170,9 +170,10 @@ def test_a_paper_imports_core_patterns_and_transformer_alone(path):
 def test_no_module_of_xfaccel_imports_xfref_but_the_arena(path):
     for module, inside in imports(path):
         top = module.split(".")[0]
-        if path.name != "arena.py":
-            assert top != "xfref", f"imports {module}"
-        if module == "xfaccel.arena":
+        if path.parent.name == "arena":
+            continue
+        assert top != "xfref", f"imports {module}"
+        if module.startswith("xfaccel.arena"):
             assert path.name == "__main__.py" and inside, "the arena is for __main__, inside a function"
 
 
@@ -261,6 +262,15 @@ def test_every_name_has_a_benchmark(name):
     folder = ROOT / "asv_benchmarks" / "benchmarks"
     text = "\n".join(path.read_text() for path in sorted(folder.glob("*.py")))
     assert re.search(rf"\b{name}\b", text), f"asv_benchmarks/benchmarks does not mention {name}"
+
+
+def test_every_attention_has_a_row_in_the_arena():
+    from xfaccel.arena.variants import VARIANTS
+
+    pieces = {"softmax", "layer_norm", "attention_lse", "merge", "patterns"}
+    decisions = {"lsh_buckets", "routing_clusters", "sinkhorn_sort"}  # taken inside the rows of their papers
+    steps = {name for name in both_names() if name.endswith("_step")}
+    assert {variant.function for variant in VARIANTS} == set(both_names()) - pieces - decisions - steps
 
 
 @pytest.mark.parametrize("name", xfref.__all__)

@@ -50,18 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def arena(arguments: Sequence[str]) -> int:
     """Check and time every variant; see `xfaccel.arena`."""
-    from xfaccel import arena  # here, as it imports xfref
+    from xfaccel.arena import chart, measure, table, variants  # here, as they import xfref
 
     parser = _parser("arena", "Compare what every attention costs beside exact attention, on the same "
                               "tokens. The other command, xfaccel doctor, shows what was found here.")
-    _arena_options(parser, [variant.name for variant in arena.VARIANTS])
+    _arena_options(parser, [variant.name for variant in variants.VARIANTS])
     options = parser.parse_args(arguments)
     try:
         limit = _thread_limit(options.threads)
         _check_outputs([path for path in (options.json, options.svg) if path is not None])
         if options.svg is not None and importlib.util.find_spec("matplotlib") is None:
             raise ValueError("--svg needs matplotlib, which comes with the extra `arena` of xfaccel")
-        setup = arena.prepare(task=options.task, file=options.file, names=options.variants,
+        setup = measure.prepare(task=options.task, file=options.file, names=options.variants,
                               lengths=options.lengths, heads=options.heads, width=options.width,
                               machine=_machine() | {"threads": limit})
         save = partial(_write_json, options.json, setup.report) if options.json is not None else _nothing
@@ -69,15 +69,15 @@ def arena(arguments: Sequence[str]) -> int:
     except (OSError, ValueError, MemoryError) as error:
         parser.error(str(error) or "not enough memory")
     try:
-        _interruptible(partial(arena.measure, setup, limit=limit, repeats=options.repeats, save=save))
+        _interruptible(partial(measure.run, setup, limit=limit, repeats=options.repeats, save=save))
         if options.svg is not None:
-            _write(options.svg, arena.svg(setup.report))
+            _write(options.svg, chart.svg(setup.report))
     except (OSError, MemoryError) as error:
         return _fail(parser.prog, str(error) or "not enough memory", 1)
     except KeyboardInterrupt:
         kept = "" if options.json is None else f", {options.json!r} keeps what was measured"
         _interrupted(parser.prog, f"interrupted{kept}")
-    status = _show(parser.prog, arena.table(setup.report))
+    status = _show(parser.prog, table.text(setup.report))
     wrong = [row["variant"] for row in setup.report["rows"] if not row["agrees"]]
     return _fail(parser.prog, f"disagrees with xfref: {', '.join(wrong)}", 1) if wrong else status
 

@@ -1,7 +1,7 @@
 """Which keys a query sees: every sparse pattern of the book as a boolean array, combined with | and &.
 
 Big Bird (Zaheer et al. 2020, arXiv:2007.14062, Section 2) names the parts: window, global and random tokens;
-Sparse Transformers (Child et al. 2019, arXiv:1904.10509, Section 4.2) add strides and summaries.
+Sparse Transformers (Child et al. 2019, arXiv:1904.10509, Section 4.3) add strides and summaries.
 
 Each function returns (n, m), or (H, n, m) where a parameter was given per head: True = the query sees the
 key. Query i sits at position i + m - n. They are definitions: O(n m) memory whatever the pattern saves.

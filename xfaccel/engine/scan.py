@@ -17,11 +17,13 @@ from xfaccel.arrays import (
     scale_or_default,
 )
 from xfaccel.engine.cpu import scan as cpu
+from xfaccel.engine.cpu import steps
 from xfaccel.engine.tiles import TILE
 
 Array = np.ndarray
 _PART = 8 * TILE   # tokens in the shortest part of a sequence that is worth a thread of its own
 _ITEMS = 8         # parts of all leading entries together, about: more threads find nothing to do
+_FEW = 8           # tokens that cost less one by one than as a chunk
 
 KINDS = {"positive": cpu.POSITIVE, "hyperbolic": cpu.HYPERBOLIC, "trigonometric": cpu.TRIGONOMETRIC,
          "relu": cpu.RELU}
@@ -85,23 +87,32 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
     c, _ = lengths(q, k, v, equal=True)
     lead, e = leading(q, k, v), v.shape[-1]
     shared, directions = _shared(q, v, lead, features, projection, scale)
-    count, padded = shared["features"], -(-e // TILE) * TILE
+    count, padded, exponents = shared["features"], -(-e // TILE) * TILE, features is not None
+    if state is not None:
+        _check_state(state, 2 + exponents, (*lead, count, e), q.dtype)
+    out = empty((*lead, c, e), q.dtype)
+    operands = dict(q=rows(q, lead), k=rows(k, lead), v=rows(v, lead), out=rows(out, lead), **shared,
+                    projection=rows(directions[0], lead) if directions else None)
+    if c <= _FEW:
+        sums = (*lead, count)
+        new = [np.zeros((*sums, e), q.dtype), np.zeros(sums, q.dtype), np.full(sums, -np.inf, q.dtype)]
+        if state is not None:
+            new[:len(state)] = [x.copy() for x in state]
+        steps.run(c, entries=math.prod(lead), s=new[0], z=new[1], top=new[2], **operands)
+        return tuple(new[:2 + exponents]), out
     memory = np.empty((*lead, 1, cpu.state_numbers(count, e)), q.dtype)
     s, z, top = _views(memory, count, e)
     if state is None:
         s[...], z[...], top[...] = 0, 0, -np.inf
     else:
-        _check_state(state, 2 if features is None else 3, (*lead, count, e), q.dtype)
         s[..., 0, :, :e], z[..., 0, :] = state[:2]
         if e < padded:
             s[..., e:] = 0
-        top[..., 0, :] = -np.inf if features is None else state[2] * q.dtype.type(math.log2(math.e))
-    out, places = empty((*lead, c, e), q.dtype), rows(memory, lead)
-    cpu.run(cpu.CAUSAL, np.array([[0, c]], np.int64), lead, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead),
-            out=rows(out, lead), begin=places, end=places, **shared,
-            projection=rows(directions[0], lead) if directions else None)
+        top[..., 0, :] = state[2] * q.dtype.type(math.log2(math.e)) if exponents else -np.inf
+    places = rows(memory, lead)
+    cpu.run(cpu.CAUSAL, np.array([[0, c]], np.int64), lead, begin=places, end=places, **operands)
     new = s[..., 0, :, :e].copy(), z[..., 0, :].copy()
-    if features is not None:
+    if exponents:
         new += (top[..., 0, :] * q.dtype.type(math.log(2)),)
     return new, out
 

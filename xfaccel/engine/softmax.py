@@ -24,7 +24,8 @@ Array = np.ndarray
 
 def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axes: tuple[int, ...] = (),
            key_mask: Array | None = None, mask: Array | None = None, bias: Array | None = None,
-           distance_bias: tuple[Array, int] | None = None, scale: float | None = None,
+           distance_bias: tuple[Array, int] | None = None,
+           relative: tuple[Array, Array, int] | None = None, scale: float | None = None,
            with_lse: bool = True) -> tuple[Array, Array | None]:
     """Softmax attention over a tile list; q, k and v have been checked by `lengths`.
 
@@ -32,7 +33,8 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     `tile_list` are laid out over leading axes of lengths `plane_axes`, which broadcast against those of q, k
     and v. `mask` and `bias` are dense and broadcastable to (...,n,m). `distance_bias`, a table (lead..., n or
     1, T) in the dtype of q and an int f, adds table[..., i, clip(j - p - f, 0, T - 1)] to the score of key j
-    and the query at position p = i + m - n; it has been checked.
+    and the query at position p = i + m - n. `relative`, queries r (lead..., n, d), keys by distance t
+    (lead..., T, d) and an int f, adds scale r_i . t_x, x = clip(j - p - f, 0, T - 1). Both have been checked.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
@@ -51,11 +53,14 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
         table, nearest = distance_bias
         wide = np.broadcast_to(table, (*table.shape[:-2], n, table.shape[-1]))
         distance = rows(wide, lead, dense=False), m - n + nearest, table.shape[-1] - 1
+    if relative is not None:
+        queries, keys, nearest = relative
+        relative = rows(queries, lead), rows(keys, lead), m - n + nearest, keys.shape[-2] - 1
     out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
     cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
             rows(lse[..., None], lead) if with_lse else None, d=d, e=e, tile_list=tile_list,
             plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows, mask=mask_rows,
-            bias=bias_rows, distance=distance)
+            bias=bias_rows, distance=distance, relative=relative)
     return out, lse
 
 

@@ -11,14 +11,12 @@ from xfaccel.arrays import (
     lengths,
     number,
     parameter,
-    scale_or_default,
 )
 from xfaccel.engine import tiles
-from xfaccel.engine.product import project
 from xfaccel.engine.softmax import attend
 
 Array = np.ndarray
-QUERIES = 512  # in a block, where each query has a bias of its own
+QUERIES = 512  # in a block, where each query has a span of its own
 
 
 def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: float,
@@ -27,17 +25,17 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     """Attention to the past within a soft span, per head or token (Sukhbaatar et al. 2019, Section 2.2).
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.adaptive_span`: the logarithm of the soft mask
-    is a bias by distance, one row for all queries of a head. Where queries differ (position keys, spans per
-    token) the rows are made for a block of queries at a time.
+    is a bias by distance, one row for all queries of a head, and the engine makes the scores of position keys
+    tile by tile. Spans per token have a row for each query, made for a block of queries at a time.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (span + ramp) (d + e)) time by each head's own span; O(n + m) memory, and 512 rows as long as
-    the longest band where queries differ.
+    the longest band where spans are per token.
     """
     n, m = lengths(q, k, v)
     if m < n:
         raise ValueError(f"this variant needs at least as many keys as queries, got n = {n} and m = {m}")
-    lead, scale, longest = leading(q, k, v), scale_or_default(scale, q), m
+    lead, longest, relative = leading(q, k, v), m, None
     span, ramp = _spans(span, q.dtype, n, lead), q.dtype.type(number("ramp", ramp, 0, above=True))
     if key_mask is not None:
         check_key_mask(key_mask, k, lead)
@@ -46,10 +44,11 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
         longest = position_keys.shape[-2] - 1
         if longest < 0:
             raise ValueError("position_keys needs at least 1 row, that of distance 0, got 0")
+        farthest_first = position_keys[..., ::-1, :]
     # how far a head may look, in whole tiles: then spans that differ a little share their lists of tiles
     reach = np.ceil((ramp + span.max(axis=-1, initial=0)) / tiles.TILE) * tiles.TILE
     reach = np.minimum(reach, min(longest, m)).astype(int)
-    furthest, alike = int(reach.max(initial=0)), position_keys is None and span.shape[-1] == 1
+    furthest, alike = int(reach.max(initial=0)), span.shape[-1] == 1
     distance = np.arange(max(furthest, 1), 0, -1)
     out = empty((*lead, n, v.shape[-1]), q.dtype)
     for first in range(0, n, max(n, 1) if alike else QUERIES):
@@ -60,13 +59,12 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
         with np.errstate(divide="ignore"):
             np.log(bias, out=bias)
         if position_keys is not None:
-            by_distance = position_keys[..., distance.clip(0, longest), :].swapaxes(-1, -2)
-            bias = bias + scale * project(own, by_distance, leading(own, by_distance))
+            relative = own, farthest_first, -longest
         bands = _bands(last - first, keys.stop - keys.start, tuple(reach.ravel().tolist()))
         out[..., first:last, :] = attend(own, k[..., keys, :], v[..., keys, :], bands, plane_axes=reach.shape,
                                          key_mask=None if key_mask is None else key_mask[..., keys],
-                                         distance_bias=(bias, -len(distance)), scale=scale,
-                                         with_lse=False)[0]
+                                         distance_bias=(bias, -len(distance)), relative=relative,
+                                         scale=scale, with_lse=False)[0]
     return out
 
 

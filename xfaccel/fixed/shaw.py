@@ -18,15 +18,15 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
          causal: bool = False, key_mask: Array | None = None, scale: float | None = None) -> Array:
     """Attention to keys and values that carry a vector for their clipped offset (Shaw et al. 2018, Eq. 3, 4).
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.shaw`: the products of the queries with the
-    key table are a bias by distance, read tile by tile. With a value table, all keys of a side beyond the
-    clipping distance c share one row, which shifts the mean of a query as a whole, so a side is plain
-    attention; the keys within c are a band, whose weights by offset are made again for the rows of the table,
-    a block of queries at a time; the three are merged.
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.shaw`: the engine makes the products of the
+    queries with the key table tile by tile. With a value table, all keys of a side beyond the clipping
+    distance c share one row, which shifts the mean of a query as a whole, so a side is plain attention; the
+    keys within c are a band, whose weights by offset are made again for the rows of the table, a block of
+    queries at a time; the three are merged.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n m (d + e)) time, half of it if causal, and with a value table O(n (c + 128) (d + e)); O(n + c)
-    memory, 512 numbers each.
+    Cost: O(n m (d + e)) time, half of it if causal, and with a value table O(n (c + 128) (d + e)); O(n)
+    memory, with a value table O(n (c + e)), of a long one for 512 queries at a time.
     """
     n, m = lengths(q, k, v)
     lead, scale = leading(q, k, v), scale_or_default(scale, q)
@@ -38,20 +38,25 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
         value_table = parameter("value_table", value_table, q.dtype, own=(length, v.shape[-1]), lead=lead)
     if key_mask is not None:
         check_key_mask(key_mask, k, lead)
+    clip = length // 2
+    if value_table is None:
+        band = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
+        return attend(q, k, v, band, relative=(q, key_table, -clip), key_mask=key_mask, scale=scale,
+                      with_lse=False)[0]
     out = empty((*lead, n, v.shape[-1]), q.dtype)
     # a long table has as many products with a query as there are keys: some queries at a time
     size = max(n, 1) if length <= QUERIES else QUERIES
     for first in range(0, n, size):
         queries = slice(first, min(first + size, n))
-        out[..., queries, :] = _attend(q[..., queries, :], k, v, key_table, value_table, n - queries.stop,
-                                       causal, key_mask, scale)
+        out[..., queries, :] = _with_values(q[..., queries, :], k, v, key_table, value_table, clip,
+                                            n - queries.stop, causal, key_mask, scale)
     return out
 
 
-def _attend(q: Array, k: Array, v: Array, key_table: Array, value_table: Array | None, later: int,
-            causal: bool, key_mask: Array | None, scale: float) -> Array:
+def _with_values(q: Array, k: Array, v: Array, key_table: Array, value_table: Array, clip: int, later: int,
+                 causal: bool, key_mask: Array | None, scale: float) -> Array:
     """`shaw` for queries of which the last has `later` more positions after it."""
-    lead, n, m, clip = leading(q, k, v), q.shape[-2], k.shape[-2], key_table.shape[-2] // 2
+    lead, n, m = leading(q, k, v), q.shape[-2], k.shape[-2]
     scaled = scale * q
     bias = project(scaled, key_table.swapaxes(-1, -2), lead)  # (..., n, 2c + 1), by offset
 
@@ -60,11 +65,8 @@ def _attend(q: Array, k: Array, v: Array, key_table: Array, value_table: Array |
         band = tiles.band(n, m, low - later, high - later)
         return attend(q, k, v, band, key_mask=key_mask, scale=scale, **options)
 
-    table = bias, -clip - later
-    if value_table is None:
-        return keys_at(-tiles.WIDE, 0 if causal else tiles.WIDE, distance_bias=table, with_lse=False)[0]
     high = 0 if causal else clip
-    out, lse = keys_at(-clip, high, distance_bias=table)
+    out, lse = keys_at(-clip, high, distance_bias=(bias, -clip - later))
     within = slice(clip + high + 1)
     _add_mean_of_rows(out, scaled, k, bias[..., within], value_table[..., within, :], clip + later, key_mask)
     sides = [(-tiles.WIDE, -clip - 1, 0), (clip + 1, tiles.WIDE, -1)]

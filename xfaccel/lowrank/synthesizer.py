@@ -9,7 +9,7 @@ Array = np.ndarray
 
 
 def synthesizer(v: Array, logits: Array, *, causal: bool = False, key_mask: Array | None = None) -> Array:
-    """The mean of the values, weighted by logits that are given (Tay et al. 2020, Section 3).
+    """The mean of the values, weighted by logits that are given (Tay et al. 2020).
 
     (...,m,e),(...,n,m) -> (...,n,e). Follows `xfref.synthesizer`: the engine reads the logits where they lie,
     whatever their strides, as a bias on scores of zero; no array of their size is made.

@@ -26,7 +26,7 @@ def adaptive_span(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, span: float | 
     row of a sequence is zero. `span` and `ramp` are in positions, whole or not; `span` is a number, or
     (lead..., 1) for one per head, or (lead..., n) for one per token (see `dynamic_span`). Row x of
     `position_keys` (lead..., S + 1, d) belongs to distance x, row 0 to none; keys further back than S, the
-    longest span that a model may learn, are hidden. The released code has S = 8192 and ramp = 32.
+    longest span that a model may learn, are hidden. The paper has S up to 8192 and ramp = 32.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (span + ramp) (d + e)) for each head's span; here O(n m (d + e)).
@@ -92,8 +92,8 @@ def span_penalty(span: float | np.ndarray, coefficient: float) -> np.floating:
 
     (coefficient / M) sum_h z_h  over the M heads of the layer
 
-    (...) -> a number; a dynamic span is averaged over the tokens too. The released code has a coefficient of
-    2e-6 for its small and 5e-7 for its large models.
+    (...) -> a number; a dynamic span is averaged over the tokens too. The paper has a coefficient of 2e-6,
+    and of 5e-7 where spans may reach 8192.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(size).

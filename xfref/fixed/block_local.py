@@ -1,7 +1,7 @@
 """Local attention: the sequence is cut into blocks and a token sees its own block, or its neighbours too.
 
-Image Transformer. Parmar, Vaswani, Uszkoreit, Kaiser, Shazeer, Ku, Tran. 2018. arXiv:1802.05751, Section 3.2
-brought blocks; Long Range Arena, Tay et al. 2020, arXiv:2011.04006, Section 3.2 uses them without overlap as
+Image Transformer. Parmar, Vaswani, Uszkoreit, Kaiser, Shazeer, Ku, Tran. 2018. arXiv:1802.05751, Section 3.3
+brought blocks; Long Range Arena, Tay et al. 2020, arXiv:2011.04006, Appendix B.1 uses them without overlap as
 "Local Attention"; look-around blocks are common in released code.
 
 Differs: none from the text. The code released with Long Range Arena lets token i see the tokens j with
@@ -21,7 +21,8 @@ def block_local(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, block: int, befo
 
     out_i = attention over { j : -before <= floor(j / block) - floor(p_i / block) <= after },  p_i = i + m - n
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). A last block may be short. Long Range Arena uses blocks of 50.
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). A last block may be short. The code released
+    with Long Range Arena has blocks of 50.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n block (1 + before + after) (d + e)) when the pattern is used; here O(n m (d + e)).

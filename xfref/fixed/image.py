@@ -1,7 +1,7 @@
 """Image Transformer: pixels attend to a block of pixels around their own, along the raster or in the plane.
 
 Image Transformer. Parmar, Vaswani, Uszkoreit, Kaiser, Shazeer, Ku, Tran. 2018. arXiv:1802.05751, Section 3.3
-(local self-attention) and Figure 2.
+(local self-attention).
 
 Differs: where the blocks do not divide the image, the last ones are short; the paper pads them with zeros. A
 pixel sees itself: the paper's decoder shifts its inputs by one before the first layer. Nothing is hidden with

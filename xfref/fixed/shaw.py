@@ -30,8 +30,8 @@ def shaw(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, key_table: np.ndarray,
     a_ij = row clip(j - p_i, -c, c) + c of the table,  p_i = i + m - n
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). `key_table` a^K is (lead..., 2c + 1, d) and `value_table` a^V
-    (lead..., 2c + 1, e); without it the values are plain. The paper has c = 16 in its base and 8 in its big
-    model, and tables that the heads of a layer share.
+    (lead..., 2c + 1, e); without it the values are plain. The paper has c = 16 and tables for each head in
+    its base model, c = 8 and tables that the heads of a layer share in its big one.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n m (d + e)), and O(n c (d + e)) for the tables; O(n m) memory.

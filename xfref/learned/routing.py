@@ -1,7 +1,7 @@
 """Routing Transformer: tokens near the same centroid attend to each other.
 
 Efficient Content-Based Sparse Attention with Routing Transformers. Roy, Saffar, Vaswani, Grangier. 2020.
-arXiv:2003.05997, Section 4.1 (routing attention with clustering), Algorithm 1.
+arXiv:2003.05997, Section 4.1 (routing attention with clustering).
 
 Differs: attention takes the queries and keys as they are and has a scale, as in the public PyTorch code; the
 paper's are normalised to the unit ball first (`layer_norm` them outside for that). Released code divides a
@@ -37,7 +37,7 @@ def routing_clusters(x: np.ndarray, centroids: np.ndarray, size: int) -> np.ndar
     (...,n,d),(lead...,C,d) -> (...,C,min(size,n)) ints. Of equally near tokens the earlier ones count first;
     a product that is NaN counts as -inf. Clusters are all of one size: a token may lie in several of them
     or in none. Both arguments are taken as they are. The paper has normalised queries and keys, one set of
-    centroids for both, and finds about sqrt(n) centroids best.
+    centroids for both, and sqrt(n) centroids, which cost least.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n C d) time, O(n C) memory.

@@ -20,8 +20,8 @@ def linformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, key_projection: np
     out = softmax(scale * q (E k)^T) (F v)
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). `key_projection` E and `value_projection` F are (lead..., r,
-    m), or wider: the first m columns count. One E for all heads is (r, m), one per head (H, r, m). The paper
-    uses r = 128 or 256 for m = 512 and 1024.
+    m), or wider: the first m columns count. One E for all heads is (r, m), one per head (H, r, m). In the
+    paper r = 128 for m = 512, and 256 for m = 1024, come close to full attention.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O((n + m) r (d + e)) time, O(n r) memory.

@@ -3,11 +3,12 @@
 Set Transformer: A Framework for Attention-based Permutation-Invariant Neural Networks. Lee, Lee, Kim,
 Kosiorek, Choi, Teh. 2019. arXiv:1810.00825, Sections 3.1 and 3.2, Eqs. 6 to 11.
 
-Differs: the row-wise layer, which the paper leaves open, is a linear one and max(0, .), as in the authors'
-code. Their code departs from the paper, and from this page, elsewhere: it adds the projected query instead of
-x, has no projection behind the heads, divides scores by the root of the full width, normalises only if asked
-and gives PMA no layer of its own. Masks are not in the paper: nobody sees a masked element, and its own row,
-where there is one, is computed like the others.
+Differs: scores are divided by the root of a head's width, where the paper and the authors' code take the full
+width (an `attend` with that `scale` follows them). The row-wise layer, which the paper leaves open, is a
+linear one and max(0, .), as in that code. It departs from the paper, and from this page, elsewhere: it adds
+the projected query instead of x, has no projection behind the heads, normalises only if asked and gives PMA
+no layer of its own. Masks are not in the paper: nobody sees a masked element, and its own row, where there is
+one, is computed like the others.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
 """Synthesizer: attention weights that no query and key were compared for.
 
 Synthesizer: Rethinking Self-Attention in Transformer Models. Tay, Bahri, Metzler, Juan, Zhao, Zheng. 2020.
-arXiv:2005.00743, Section 3: the softmax over synthetic logits, and the four kinds of logits. A mixture of
-kinds, with the scaled scores of queries and keys or without, is the sum of their logits.
+arXiv:2005.00743: the softmax over synthetic logits, and the four kinds of logits. A mixture of kinds, with
+the scaled scores of queries and keys or without, is a weighted sum of their logits; the weights are learned.
 
 Differs: the paper leaves open which factor of the factorized dense logits is tiled and which is repeated;
 here key j takes entry j mod a of the first and entry j // a of the second, and both share one hidden layer.

@@ -1,8 +1,8 @@
 """Text as bytes, the input of the byte-level text classification task.
 
 "Long Range Arena: A Benchmark for Efficient Transformers", Tay et al., 2020, arXiv:2011.04006, section 2.2.2
-and appendix A.1.2: a text is the sequence of its bytes, id = byte + 1, 0 = padding (257 ids), cut to a length
-or padded.
+and appendix A.1.2: a text is the sequence of its bytes, cut to a length or padded. The ids are those of the
+released code: byte + 1, and 0 for padding, 257 in all.
 
 Differs: the reviews of IMDb are not here. `standard_text` is English prose that every Python carries, enough
 to run a model on; `read_text` takes any other file.

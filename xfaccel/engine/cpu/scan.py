@@ -35,7 +35,7 @@ from xfaccel.engine.tiles import TILE
 Array = np.ndarray
 
 
-_TINY, _GROWTH = 2.0**-100, 2.0**100
+TINY, GROWTH = 2.0**-100, 2.0**100  # totals below the one grow by the other
 
 # feature kinds with exponents; elu + 1 has none
 POSITIVE, HYPERBOLIC, TRIGONOMETRIC, RELU = range(4)
@@ -234,8 +234,8 @@ with cache.enabled():
                     tiny = False
                     for lane in range(TILE):
                         weight = abs(load_real(total + lane * size, zero))
-                        is_tiny = weight < _TINY and weight != 0
-                        store_real(half + lane * size, _GROWTH if is_tiny else 1.0, zero)
+                        is_tiny = weight < TINY and weight != 0
+                        store_real(half + lane * size, GROWTH if is_tiny else 1.0, zero)
                         tiny = tiny or is_tiny
                     if tiny:
                         kernel.multiply(result, e, half, 0, zero)

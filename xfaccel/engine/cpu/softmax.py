@@ -16,8 +16,8 @@ from xfaccel.engine.cpu import cache, threads
 from xfaccel.engine.cpu.kernels import features as extra
 from xfaccel.engine.cpu.kernels import tile as micro
 from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, start_of
-from xfaccel.engine.cpu.tile_plain import OPTIONS
-from xfaccel.engine.tiles import TILE, TileList
+from xfaccel.engine.cpu.tile_plain import LOG_2, OPTIONS
+from xfaccel.engine.tiles import TILE, WIDE, TileList
 
 Array = np.ndarray
 FOLD = 16  # tiles of keys that are added up apart
@@ -30,17 +30,56 @@ FOLD = 16  # tiles of keys that are added up apart
  Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, LSE, _,
  KEY_MASK, _, KEY_MASK_COLUMN, MASK, _, MASK_ROW, MASK_COLUMN, BIAS, _, BIAS_ROW, BIAS_COLUMN,
  TABLE, _, TABLE_ROW, TABLE_COLUMN, NEAREST, FARTHEST,  # bias by distance: of entry 0, and the last entry
+ R_QUERY, _, R_QUERY_ROW, R_KEY, _, R_KEY_ROW, R_NEAREST, R_FARTHEST,  # queries, and keys by distance
  PLANES, PLANE_OF, TILES, OFFSETS, SEGMENTS, MASKS,  # the tile list, and the plane of each leading entry
- SCRATCH, SCRATCH_SIZE) = range(0, 8 * 46, 8)        # bytes per thread
+ SCRATCH, SCRATCH_SIZE) = range(0, 8 * 54, 8)        # bytes per thread
 
 
 with cache.enabled():
     @njit(**OPTIONS)
+    def _add_by_distance(job, entry, s, keys, key, key_step, first, step, count, zero):
+        """Add the bias by distance of the keys `key`, `key + key_step`, ... and the queries `first`, ..."""
+        size = size_of(zero)
+        # the entry for lane 0 and the first key; a key adds key_step, a lane takes step
+        here, last = key - first - load_int(job + NEAREST), load_int(job + FARTHEST)
+        column = load_int(job + TABLE_COLUMN)
+        across = step * load_int(job + TABLE_ROW)
+        by_lane = start_of(job + TABLE, entry) + first * load_int(job + TABLE_ROW)
+        least, most = here - (count - 1) * step, here + (keys - 1) * key_step
+        if most <= 0 or least >= last:
+            by_lane += column * (0 if most <= 0 else last)
+            micro.add_lanes(s, keys, count, by_lane, across, zero)
+        elif least >= 0 and most <= last and key_step * column == size:
+            # a dense bias whose rows begin one entry earlier from lane to lane
+            by_lane += here * column
+            micro.add_rows(s, keys, count, by_lane, across - step * column, zero)
+        else:
+            micro.add_clipped(s, keys, count, by_lane, across, column, here, key_step, step, last, zero)
+
+    @njit(**OPTIONS)
+    def _relative_scores(job, entry, first, count, d, queries, out, zero):
+        """out[t, lane] = the score of the key by distance first + t, for `count` of them.
+
+        Beyond either end of these keys it is that of the key there.
+        """
+        size, last, key_row = size_of(zero), load_int(job + R_FARTHEST), load_int(job + R_KEY_ROW)
+        row = TILE * size
+        low, high = min(max(first, 0), last), min(max(first + count - 1, 0), last)
+        begin = min(max(low - first, 0), count - 1)
+        end = begin + high - low
+        keys = start_of(job + R_KEY, entry) + low * key_row
+        micro.scores(keys, key_row, size, high - low + 1, d, queries, out + begin * row, zero)
+        for t in range(begin):
+            micro.copy_row(out + begin * row, TILE, out + t * row, zero)
+        for t in range(end + 1, count):
+            micro.copy_row(out + end * row, TILE, out + t * row, zero)
+
+    @njit(**OPTIONS)
     def _work(job, key_mask, dense, distance, zero):
         """Take tiles until there are none.
 
-        `key_mask`, `dense` (mask or bias) and `distance` (a bias by distance) are None where there is none:
-        then no code for them is compiled.
+        `key_mask`, `dense` (mask or bias) and `distance` (a bias or keys by distance) are None where there is
+        none: then no code for them is compiled.
         One function on purpose: Numba optimises a function again in each of its callers.
         """
         scale = load_real(job + SCALE, zero)
@@ -50,7 +89,8 @@ with cache.enabled():
         k_stride, v_stride = load_int(job + K_ROW), load_int(job + V_ROW)
 
         # scratch, rows of 64: queries (d rows), scores (64), output and its sums (e + 1), the same of the
-        # tiles before (e + 1), three rows, copies of k and v
+        # tiles before (e + 1), three rows, copies of k and v; queries for keys by distance (d), and their
+        # scores of 128 distances
         queries = load_int(job + SCRATCH) + fetch_add(job + WORKERS, 1) * load_int(job + SCRATCH_SIZE)
         s = queries + row * d
         result = s + row * TILE
@@ -60,6 +100,8 @@ with cache.enabled():
         shrink, held = top + row, top + 2 * row
         k_copy = held + row
         v_copy = k_copy + row * d
+        asking = v_copy + row * e
+        lower, upper = asking + row * d, asking + row * (d + TILE)
 
         while True:
             item = fetch_add(job + NEXT, 1)
@@ -80,6 +122,13 @@ with cache.enabled():
             micro.fill(top, 1, -np.inf, zero)
             micro.fill(held, 1, zero + 1, zero)
             unfolded, folded = 0, False
+            ready = WIDE  # the first of 64 distances whose scores are in `upper`
+            if distance is not None:
+                if load_int(job + R_KEY) != 0:
+                    q_row = load_int(job + R_QUERY_ROW)
+                    q = start_of(job + R_QUERY, entry) + first * q_row
+                    # in natural units, like any bias
+                    micro.pack(q, step * q_row, count, d, scale * LOG_2, asking, zero)
 
             offsets = load_int(job + OFFSETS) + 8 * tile
             for number in range(load_int(offsets), load_int(offsets + 8)):
@@ -124,22 +173,23 @@ with cache.enabled():
                             mask_row, column = step * mask_row, key_step * column
                             micro.hide_mask(s, keys, count, hidden, mask_row, column, zero)
                     if distance is not None:
-                        # the entry for lane 0 and the first key; a key adds key_step, a lane takes step
-                        here, last = key - first - load_int(job + NEAREST), load_int(job + FARTHEST)
-                        column = load_int(job + TABLE_COLUMN)
-                        across = step * load_int(job + TABLE_ROW)
-                        by_lane = start_of(job + TABLE, entry) + first * load_int(job + TABLE_ROW)
-                        least, most = here - (count - 1) * step, here + (keys - 1) * key_step
-                        if most <= 0 or least >= last:
-                            by_lane += column * (0 if most <= 0 else last)
-                            micro.add_lanes(s, keys, count, by_lane, across, zero)
-                        elif least >= 0 and most <= last and key_step * column == size:
-                            # a dense bias whose rows begin one entry earlier from lane to lane
-                            by_lane += here * column
-                            micro.add_rows(s, keys, count, by_lane, across - step * column, zero)
-                        else:
-                            micro.add_clipped(s, keys, count, by_lane, across, column, here, key_step, step,
-                                              last, zero)
+                        if load_int(job + R_KEY) != 0:
+                            # the distances of the last lane and the first key, 64 on, and of the first lane:
+                            # the next tile of keys meets the upper half of them again
+                            window = key - first - load_int(job + R_NEAREST) - (TILE - 1)
+                            if window + 2 * TILE <= 0 or window > load_int(job + R_FARTHEST):
+                                _relative_scores(job, entry, window, 1, d, asking, lower, zero)
+                                micro.add_lanes(s, keys, count, lower, size, zero)
+                            else:
+                                if window == ready:
+                                    lower, upper = upper, lower
+                                else:
+                                    _relative_scores(job, entry, window, TILE, d, asking, lower, zero)
+                                _relative_scores(job, entry, window + TILE, TILE, d, asking, upper, zero)
+                                ready = window + TILE
+                                micro.add_skewed(s, keys, lower, upper, zero)
+                        if load_int(job + TABLE) != 0:
+                            _add_by_distance(job, entry, s, keys, key, key_step, first, step, count, zero)
                     if begin - (count - 1) < low or begin + keys - 1 > high:
                         micro.hide_band(s, keys, low - begin, high - begin, zero)
                     if words >= 0:
@@ -175,13 +225,15 @@ with cache.enabled():
 
 def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: int, tile_list: TileList,
         plane_of: Array, scale: float, key_mask: Rows | None = None, mask: Rows | None = None,
-        bias: Rows | None = None, distance: tuple[Rows, int, int] | None = None) -> None:
+        bias: Rows | None = None, distance: tuple[Rows, int, int] | None = None,
+        relative: tuple[Rows, Rows, int, int] | None = None) -> None:
     """Fill `out` (n, e) and, where it is wanted, `lse` (n, 1) of every leading entry.
 
     `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
     `bias` are rows of (n, m), `key_mask` rows of (1, m). `distance` is a table with rows of (n, entries), the
     difference of key and query that belongs to its entry 0, and its last entry; what lies beyond either end
-    takes the entry there.
+    takes the entry there. `relative` are queries (n, d) and keys by distance (entries, d), and the same two
+    numbers; the steps in the tile list have to be 1.
     """
     entries = len(q.offsets)
     total = entries * tile_list.slots
@@ -189,7 +241,8 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
         return
     dtype = out.memory.dtype
     workers = threads.worth(entries * tile_list.scores * (d + e), total)
-    size = -(-(TILE * (TILE + 2 * d + 3 * e + 5)) * dtype.itemsize // 64) * 64
+    rows_of_tiles = TILE + 2 * d + 3 * e + 5 + (d + 2 * TILE if relative else 0)
+    size = -(-TILE * rows_of_tiles * dtype.itemsize // 64) * 64
     room = scratch(workers * size)
     job = np.array([
         0, total, 0, tile_list.slots, d, e, 0,
@@ -197,8 +250,9 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
         *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
         *(mask[2:] if mask else (0, 0, 0, 0)), *(bias[2:] if bias else (0, 0, 0, 0)),
         *((*distance[0][2:], *distance[1:]) if distance else (0, 0, 0, 0, 0, 0)),
+        *((*relative[0][2:5], *relative[1][2:5], *relative[2:]) if relative else [0] * 8),
         tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size], np.int64)
     job.view(dtype)[SCALE // dtype.itemsize] = scale * math.log2(math.e)
     switches = (None if key_mask is None else 1, None if mask is None and bias is None else 1,
-                None if distance is None else 1)
+                None if distance is None and relative is None else 1)
     threads.run(_work, job, switches, dtype.type(0), workers - 1)

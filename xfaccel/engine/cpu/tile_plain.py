@@ -210,6 +210,20 @@ def add_lanes(s, keys, count, bias, row, zero):
 
 
 @njit(**OPTIONS)
+def add_skewed(s, keys, lower, upper, zero):
+    """s[j, lane] += row 63 + j - lane of the tiles `lower` and `upper` as one, turned into units of log 2.
+
+    s has 64 rows; those beyond the keys are nobody's.
+    """
+    tile, factor = table(s, keys, TILE, zero), real(LOG2_E, zero)
+    halves = table(lower, TILE, TILE, zero), table(upper, TILE, TILE, zero)
+    for j in range(keys):
+        for lane in range(TILE):
+            t = TILE - 1 + j - lane
+            tile[j, lane] += (halves[0][t, lane] if t < TILE else halves[1][t - TILE, lane]) * factor
+
+
+@njit(**OPTIONS)
 def add_clipped(s, keys, count, bias, row, column, first, by_key, by_lane, last, zero):
     """s[j, lane] += bias[lane, t] in units of log 2, t = first + j by_key - lane by_lane within 0 .. last."""
     tile, source = table(s, keys, TILE, zero), grid(bias, count, last + 1, row, column, zero)

@@ -24,7 +24,7 @@ from xfaccel.engine.cpu.vector import kernel
 from xfaccel.engine.tiles import TILE
 
 __all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows",
-           "copy_row", "copy_seen", "fill", "fold", "hide_band", "hide_bits", "hide_keys",
+           "add_skewed", "copy_row", "copy_seen", "fill", "fold", "hide_band", "hide_bits", "hide_keys",
            "hide_mask", "logarithms", "pack", "scores", "scores_past", "seen_keys", "softmax",
            "unpack"]
 
@@ -267,6 +267,46 @@ def add_lanes(typing, s, keys, count, bias, row, zero):
 
         e.loop(0, TILE, lanes, step=e.width)
     return kernel(emit, zero, "iiiii")
+
+
+@intrinsic
+def add_skewed(typing, s, keys, lower, upper, zero):
+    def emit(e, s, keys, lower, upper):
+        build, factors = e.builder, e.splat(LOG2_E)
+
+        def block(j, first):
+            # a square of keys and lanes: distances grow by one from key to key and from the last lane to the
+            # first, so it takes twice as many rows, less one; a vector's width of them lies in one tile
+            begin = build.sub(j, e.index(first + e.width - TILE))
+            rows = []
+            for row in (begin, build.add(begin, e.index(e.width))):
+                in_lower = build.icmp_signed("<", row, e.index(TILE))
+                base = build.select(in_lower, lower, build.sub(upper, e.index(TILE * e.row)))
+                place = e.at(base, e.times(row, e.row), first * e.size)
+                rows += [e.load(e.at(place, r * e.row)) for r in range(e.width)]
+            for r, vector in enumerate(_skewed(e, rows[:-1])):
+                place = e.at(s, e.times(j, e.row), r * e.row, first * e.size)
+                e.store(e.multiply_add(vector, factors, e.load(place)), place)
+
+        def blocks(j):
+            for first in range(0, TILE, e.width):
+                block(j, first)
+
+        e.loop(0, keys, blocks, step=e.width)
+    return kernel(emit, zero, "iiii")
+
+
+def _skewed(e, rows):
+    """Of 2 width - 1 vectors, vectors r whose lane l comes from row r + width - 1 - l.
+
+    Lanes go steps of 1, 2, 4, ... rows, each those that make up its way.
+    """
+    half = 1
+    while half < e.width:
+        places = [lane + e.width * ((e.width - 1 - lane) // half % 2) for lane in range(e.width)]
+        rows = [e.shuffle(a, b, places) for a, b in zip(rows, rows[half:], strict=False)]
+        half *= 2
+    return rows
 
 
 @intrinsic
