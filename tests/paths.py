@@ -17,7 +17,7 @@ from cases import Shape, draw_qkv, in_steps, plain
 
 import xfaccel
 from xfaccel.engine import scan as scan_face
-from xfaccel.engine.cpu import gather, product, scan, softmax, threads
+from xfaccel.engine.cpu import gather, product, scan, softmax, steps, threads
 from xfaccel.engine.tiles import WIDE
 
 N, LONG = 150, 1040  # several tiles; a sequence that the scan engine cuts into parts
@@ -68,8 +68,8 @@ def bias(rng):
     return dict(bias=rng.standard_normal((2, N, N)))
 
 
-def near_and_hubs(rng):
-    return dict(mask=lambda p: p.window(N, left=9, right=3) | p.hubs(N, [0, 70]))
+def blocks(rng):
+    return dict(mask=lambda p: p.same_block(N, 9, 1))
 
 
 def scattered(rng):
@@ -81,14 +81,18 @@ def key_table(rng):
     return dict(key_table=rng.standard_normal((33, 16)))
 
 
-def relative_keys(rng, m=N):
-    return dict(relative_keys=rng.standard_normal((m, 16)))
+def value_table(rng):
+    return dict(value_table=rng.standard_normal((33, 16)))
+
+
+def position_keys(rng):
+    return dict(position_keys=rng.standard_normal((70, 16)))
 
 
 def older(rng):
-    """A memory, which all queries see, and none that is compressed."""
-    stretch = lambda length: tuple(rng.standard_normal((2, length, 16)).astype(np.float32) for _ in range(2))
-    return dict(memory=stretch(N), compressed=stretch(0)) | relative_keys(rng, 2 * N)
+    """A memory, which all queries see, none that is compressed, and keys for all distances."""
+    memory, nothing = (tuple(rng.standard_normal((2, length, 16)) for _ in range(2)) for length in (N, 0))
+    return dict(memory=memory, compressed=nothing, relative_keys=rng.standard_normal((2 * N, 16)))
 
 
 def projections(rng):
@@ -108,20 +112,21 @@ def subsets(**draws: Callable | dict) -> Iterator[tuple[list[str], list]]:
 def _paths() -> Iterator[tuple[str, Path]]:
     functions = (([], "attention"), (["lse"], "attention_lse"))
     for (keys, own), (lse, function) in itertools.product(
-            [("full", {}), ("band", dict(causal=True)), ("bits", near_and_hubs)], functions):
+            [("full", {}), ("band", dict(causal=True)), ("bits", blocks)], functions):
         for operands, draws in subsets(key_mask=key_mask, mask=mask, bias=bias):
-            if own is not near_and_hubs or "mask" not in operands:
+            if own is not blocks or "mask" not in operands:
                 yield _name("softmax", keys, *operands, *lse), Path(function, options(own, *draws))
     for operands, draws in subsets(key_mask=key_mask):
-        for keys, lse, function, *own in (
-                ("full", [], "shaw", key_table), ("band", [], "shaw", key_table, dict(causal=True)),
-                ("full", ["lse"], "compressive_transformer", older),
-                ("band", ["lse"], "transformer_xl", relative_keys)):
-            # stretches of older keys have no mask
-            if function != "compressive_transformer" or not operands:
-                name = _name("softmax", keys, *operands, "distance", *lse)
-                yield name, Path(function, options(*own, *draws))
+        for keys, by_distance, function, *own in (
+                ("full", ["relative"], "shaw", key_table),
+                ("band", ["relative"], "shaw", key_table, dict(causal=True)),
+                ("band", ["relative", "lse"], "compressive_transformer", older),
+                ("band", ["distance"], "adaptive_span", dict(span=30.5, ramp=40)),
+                ("band", ["distance", "relative"], "adaptive_span", dict(span=30.5, ramp=40), position_keys),
+                ("band", ["distance", "lse"], "shaw", key_table, value_table)):
+            yield _name("softmax", keys, *operands, *by_distance), Path(function, options(*own, *draws))
         yield _name("product", *operands), Path("linformer", options(projections, *draws))
+    yield _name("softmax", "full", "relative", "lse"), Path("compressive_transformer", options(older))
     for operands, draws in subsets(causal=dict(causal=True), key_mask=key_mask):
         for lse, function in functions:
             yield _name("gather", *operands, *lse), Path(function, options(scattered, *draws))
@@ -132,6 +137,7 @@ def _paths() -> Iterator[tuple[str, Path]]:
                 yield _name("scan", kind, mode, *operands), Path(
                     function, options(own, dict(causal=causal), *draws), LONG)
         yield _name("scan", kind, "step"), Path(f"{function}_step", options(own), splits=(90, 60))
+        yield _name("steps", kind), Path(f"{function}_step", options(own), 8, splits=(1, 7))
 
 
 def _name(driver: str, *words: str) -> str:
@@ -147,7 +153,7 @@ PATHS = dict(_paths())
 def _softmax_words(x: dict) -> list[str]:
     limits = x["tile_list"].segments[:, 3:5]
     keys = "bits" if x["tile_list"].masks.size else "band" if (abs(limits) < WIDE // 2).any() else "full"
-    return [keys, *_given(x, "key_mask", "mask", "bias", "distance", "lse")]
+    return [keys, *_given(x, "key_mask", "mask", "bias", "distance", "relative", "lse")]
 
 
 def _gather_words(x: dict) -> list[str]:
@@ -155,14 +161,21 @@ def _gather_words(x: dict) -> list[str]:
 
 
 def _scan_words(x: dict) -> list[str]:
-    kinds = {number: name for name, number in scan_face.KINDS.items()}
     in_place = x["begin"] is not None and x["begin"] is x["end"]
     mode = "step" if in_place else {scan.SUM: "sum", scan.READ: "read", scan.CAUSAL: "causal"}[x["mode"]]
-    return [kinds.get(x["kind"], "elu"), mode, *_given(x, "key_mask")]
+    return [_kind(x), mode, *_given(x, "key_mask")]
+
+
+def _steps_words(x: dict) -> list[str]:
+    return [_kind(x)]
 
 
 def _product_words(x: dict) -> list[str]:
     return _given(x, "key_mask")
+
+
+def _kind(x: dict) -> str:
+    return next((name for name, number in scan_face.KINDS.items() if number == x["kind"]), "elu")
 
 
 def _given(x: dict, *names: str) -> list[str]:
@@ -187,7 +200,7 @@ def ways(called: Callable[[], object]) -> set[str]:
 
     with contextlib.ExitStack() as stack:
         for driver, words in ((softmax, _softmax_words), (gather, _gather_words), (scan, _scan_words),
-                              (product, _product_words)):
+                              (steps, _steps_words), (product, _product_words)):
             stack.enter_context(watched(driver, words))
         called()
     return found

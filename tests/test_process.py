@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import paths
 import pytest
-from cases import STEPS, VARIANTS, Shape, draw_qkv, function_of, options_of
+from cases import UNJITTED_VARIANTS, VARIANTS, Shape, draw_qkv, function_of, options_of
 from compare import assert_matches, expected
 
 import xfaccel
@@ -77,22 +77,19 @@ def test_a_path_is_taken_by_its_call_and_right(name):
     assert_matches(call.own(xfaccel, call.args, call.kwargs), *expected(call.own, call.args, call.kwargs))
 
 
-def test_no_variant_takes_another_path(rng):
-    known = paths.ways(lambda: [paths.call(name).bits() for name in paths.PATHS])
+def test_no_variant_takes_another_path_and_those_without_compilation_take_all(rng):
+    shape, hidden, causal = Shape(19, 19), dict(key_mask=rng.random(19) < 0.7), dict(causal=True)
 
-    def every_variant():
-        shape, hidden = Shape(19, 19), dict(key_mask=rng.random(19) < 0.7)
-        for label, variant in VARIANTS.items():
-            function, causal = function_of(xfaccel, label), dict(causal=True)
+    def calls_of(labels):
+        for label in labels:
             args, options = draw_qkv(rng, np.float32, shape), options_of(label, rng, shape)
-            for own in ({}, hidden, *([causal, causal | hidden] if variant.causal else [])):
-                function(*args, **options | own)
-        for step, labels in STEPS.items():
-            for label in labels:
-                args, options = draw_qkv(rng, np.float32, shape), options_of(label, rng, shape)
-                getattr(xfaccel, step)(None, *args, **options)
+            for own in ({}, hidden, *([causal, causal | hidden] if VARIANTS[label].causal else [])):
+                function_of(xfaccel, label)(*args, **options | own)
 
-    assert paths.ways(every_variant) <= known
+    known = paths.ways(lambda: [paths.call(name).bits() for name in paths.PATHS])
+    every = paths.ways(lambda: calls_of(VARIANTS))
+    assert every <= known
+    assert paths.ways(lambda: calls_of(UNJITTED_VARIANTS)) == every
 
 
 # threads
