@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import inspect
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from unittest import mock
@@ -221,6 +222,20 @@ def on(count: int) -> Iterator[list[int]]:
     with (mock.patch.object(threads, "worth", lambda multiplications, items: min(count, items)),
           mock.patch.object(threads, "run", counted)):
         yield came
+
+
+def repeated(own: Call, times: int) -> set[bytes]:
+    """What that many calls give, and those after them until two threads have come to each of their jobs."""
+    found, most, deadline = set(), [], time.monotonic() + 60
+    with on(2) as came:
+        # a helper that the system wakes late leaves a small job to its caller
+        while times > 0 or min(most) < 2:
+            assert time.monotonic() < deadline, f"{most} threads came to the jobs of a call"
+            came.clear()
+            found.add(own.bits())
+            most = [max(pair) for pair in zip(most or came, came, strict=True)]
+            times -= 1
+    return found
 
 
 def digest() -> str:
