@@ -500,12 +500,27 @@ PATTERNS = {  # (name, a function of the `patterns` of a package, its number of 
     "intersection": (lambda p: p.past(20) & p.same_block(20, 6), 20, 20),
     "intersection of a union": (
         lambda p: (p.strided(140, 12) | p.same_block(140, 12)) & p.past(140), 140, 140),
+    "intersection of strides, more keys": (lambda p: p.strided(70, 4, 90) & p.strided(70, 6, 90), 70, 90),
+    "intersection, cells before the query": (
+        lambda p: p.summaries(70, 12, 3, 0, 90) & p.past(70, 90), 70, 90),
+    "union of strides, more queries": (lambda p: p.strided(90, 6, 70) | p.strided(90, 4, 70), 90, 70),
+    # what becomes two lists of tiles: keys in a row and keys in hops; a few queries that see everything
+    "union, window and stride": (
+        lambda p: p.window(250, 240, left=9, right=9) | p.strided(250, 16, 240), 250, 240),
+    "union, window and dilated window": (
+        lambda p: p.window(200, left=9, right=0) | p.window(200, left=9, right=0, dilation=9), 200, 200),
+    "union, dilated window and hubs": (
+        lambda p: p.window(150, left=9, right=9, dilation=4) | p.hubs(150, [0, 77]), 150, 150),
+    "union, window and far hubs": (
+        lambda p: (p.window(257, left=5, right=5) | p.hubs(257, range(30, 257, 40))) & p.past(257), 257, 257),
     "empty": (lambda p: p.past(0), 0, 0),
 }
 
 PATTERNS_PER_HEAD = {
     "window, dilation per head": (
         lambda p: p.window(20, left=3, right=2, dilation=np.array([1, 2, 5])), 20, 20),
+    "window and hubs, dilation per head": (lambda p: p.hubs(200, [3, 99, 160]) | p.window(
+        200, left=8, right=2, dilation=np.array([1, 9])), 200, 200),
     "summaries, sub-block per head": (lambda p: p.summaries(20, 6, 2, np.array([0, 1, 2])), 20, 20),
     "blocks per head": (lambda p: p.blocks(np.array([[[1], [0]], [[-1], [1]], [[0], [1]]]), 10, 20), 20, 20),
     "scattered per head": (lambda p: p.scattered(4, np.arange(24).reshape(3, 4, 2) % 5 - 1), 4, 4),
@@ -568,6 +583,8 @@ SPECIAL = [
     special("attention", "pattern, causal and key mask", Shape(20, 20), lambda rng: dict(
         mask=lambda p: p.window(20, left=5, right=5) | p.hubs(20, [3]), causal=True,
         key_mask=rng.random(20) < 0.6)),
+    special("attention_lse", "far hubs and bias", Shape(257, 257), lambda rng: dict(
+        mask=PATTERNS["union, window and far hubs"][0], **hidden_bias(rng, 257, 257))),
     special("attention", "pattern and bias", Shape(20, 20), lambda rng: dict(
         mask=lambda p: p.window(20, left=5, right=5), bias=rng.standard_normal((3, 20, 20)))),
     *(free(f"patterns.{what.split(',')[0]}", what, lambda rng, pattern=pattern: ((np.zeros(0), pattern), {}),

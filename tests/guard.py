@@ -29,6 +29,7 @@ from xfaccel.engine.cpu import (
     features_plain,
     features_simd,
     gather,
+    hashing,
     kernels,
     product,
     rows_plain,
@@ -328,6 +329,14 @@ def triangle(draw):
         yield Call((s, keys, draw.positive(1, TILE)))
 
 
+def closest(draw):
+    for rows in (1, 2, 15, 16, 17, 64, 130):
+        t = draw(rows, TILE)
+        t[:, :8] = np.round(t[:, :8])  # equals, also with opposite signs
+        t[:, 8] = 0
+        yield Call((t, rows, draw.rng.integers(0, 9, TILE)))
+
+
 def decay(draw):
     for count in (0, *COUNTS):
         keys, lanes = draw.spoiled(draw(TILE, size=9), -np.inf), draw(1, TILE, size=9)
@@ -345,8 +354,8 @@ TWINS = {
                  hide_band=hide_band, hide_bits=hide_bits, add_rows=add_rows, add_lanes=add_lanes,
                  add_skewed=add_skewed),
     "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
-    "features": dict(pad_rows=pad_rows, elu=elu, relu=relu, half_squares=half_squares, combine=combine,
-                     multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
+    "features": dict(pad_rows=pad_rows, closest=closest, elu=elu, relu=relu, half_squares=half_squares,
+                     combine=combine, multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
                      raise_tops=raise_tops, sum_lanes=sum_lanes, triangle=triangle, decay=decay),
 }
 FORMS = {"tile": (tile_plain, tile_simd), "rows": (rows_plain, rows_simd),
@@ -448,7 +457,7 @@ def guarded(side: str) -> Iterator[None]:
     """
     before = []
     changes = [(threads, "run", _guarded_job(threads.run, side))]
-    for module in (softmax, scan, steps, product, gather):
+    for module in (softmax, scan, steps, product, gather, hashing):
         changes += [(module, "run", _guarded_run(module.run, side)),
                     (module, "scratch", lambda size: region(size, side))]
     for module, name, value in changes:
@@ -485,13 +494,12 @@ def _guarded_run(run: Callable, side: str) -> Callable:
         own = inspect.signature(run).bind(*args, **kwargs).arguments
         there = {name: move(x) for name, x in own.items()}
         run(**there)
-        for name in ("out", "lse", "end"):
-            if own.get(name) is not None:
+        for name in ("out", "lse", "end", "s", "z", "top"):
+            if isinstance(own.get(name), Array):
+                own[name][...] = there[name]
+            elif own.get(name) is not None:
                 low, high = np.lib.array_utils.byte_bounds(own[name].memory)
                 ctypes.memmove(low, np.lib.array_utils.byte_bounds(there[name].memory)[0], high - low)
-        for name in ("s", "z", "top"):
-            if name in own:
-                own[name][...] = there[name]
 
     return guarded_run
 
@@ -527,6 +535,10 @@ def relative(q, k, v, *, keys, nearest, low, high, table, key_mask):
     bias = None if table is None else (table.astype(q.dtype), nearest)
     return attend(q, k, v, tile_list, relative=(q, keys.astype(q.dtype), nearest), distance_bias=bias,
                   key_mask=key_mask)
+
+
+def hashed(q, k, v, *, rotations):
+    return xfaccel.lsh_buckets(q, rotations.astype(q.dtype))
 
 
 def apart(rng, n, m, d):
@@ -577,6 +589,7 @@ ENGINES = {  # name: (function, its own parameters, also in float64)
     "listed": ("attention_lse", listed, False),
     "by distance": (by_distance, near, True),
     "relative": (relative, apart, True),
+    "hashed": (hashed, lambda rng, n, m, d: dict(rotations=rng.standard_normal((2, d, 3, 1 + m % 20))), True),
     "gathered": (attend_listed, drawn, True),
     "window, dilated": ("sliding_window", lambda rng, n, m, d: dict(left=4, right=1, dilation=3), False),
     "projected": ("linformer", projected, False),

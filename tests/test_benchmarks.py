@@ -23,14 +23,15 @@ for info in pkgutil.iter_modules(benchmarks.__path__):
     module = importlib.import_module(f"benchmarks.{info.name}")
     for name, function in vars(module).items():
         if inspect.isfunction(function) and name.startswith(("time_", "track_")):
-            errors = {}
-            if name.endswith("_error"):
+            results, kind = {}, name.rsplit("_")[-1]
+            if kind in ("error", "memory"):
+                place = (1024,) * (kind == "memory")
                 for variant in function.params[0]:
-                    function.setup(variant)
-                    errors[variant] = function(variant)
+                    function.setup(variant, *place)
+                    results[variant] = function(variant, *place)
             found[f"{info.name}.{name}"] = dict(
                 name=function.__name__, title=function.pretty_name, unit=getattr(function, "unit", "seconds"),
-                version=function.version, errors=errors,
+                version=function.version, results=results,
                 axes=[len(function.params), len(function.param_names)])
 print(json.dumps(found))
 """
@@ -62,12 +63,20 @@ def test_asv_finds_each_benchmark_by_its_name(tiles):
 def test_every_room_has_its_four_tiles_and_every_variant_is_right(tiles):
     rooms = {place.split(".")[0] for place in tiles} - {"start"}
     for room in rooms:
-        kinds = (f"time_{room}", f"track_{room}_workspace", f"track_{room}_error", f"track_{room}_ratio")
+        kinds = (f"time_{room}", f"track_{room}_memory", f"track_{room}_error", f"track_{room}_ratio")
         assert {f"{room}.{name}" for name in kinds} <= set(tiles)
-        errors = tiles[f"{room}.track_{room}_error"]["errors"]
+        errors = tiles[f"{room}.track_{room}_error"]["results"]
         assert errors
         for variant, error in errors.items():
             assert 0 <= error < 1e-5, f"{variant} is off by {error}"
+
+
+def test_every_variant_takes_the_memory_that_its_docstring_states(tiles):
+    shares = {variant: share for place, tile in tiles.items() if place.endswith("_memory")
+              for variant, share in tile["results"].items()}
+    assert len(shares) > 40
+    for variant, share in shares.items():
+        assert 1 / 4 < share < 1.2, f"{variant} takes {share:.2f} of the memory that its docstring states"
 
 
 def test_the_configuration_is_plain_json_of_this_repository():

@@ -371,6 +371,8 @@ def test_docstrings_say_shapes_errors_and_cost(function):
     assert re.search(r"\(\.\.\..*->|-> \(", text), "no shape line, such as (...,n,d) -> (...,n,e)"
     assert re.search(r"Raises|errors", text), "no word on errors"
     assert re.search(r"Cost:|cost as for", text), "no word on cost"
+    if function.__module__.startswith("xfaccel"):
+        assert "Memory: " in text, "no formula of the memory, see CONTRIBUTING.md"
 
 
 @pytest.mark.parametrize("function", [p for p in documented() if p.id.startswith("xfaccel.")])

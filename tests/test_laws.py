@@ -5,6 +5,7 @@ No law takes its right-hand side from the function it is about. Laws of one pape
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -246,6 +247,90 @@ def test_to_csr_is_a_boolean_csr_matrix_of_the_visible_pairs():
         assert scipy.sparse.issparse(matrix) and matrix.format == "csr" and matrix.dtype == bool
         assert matrix.shape == (n, m) and matrix.nnz == pattern.sum() and matrix.data.all()
         assert matrix.has_sorted_indices
+
+
+@law("patterns")
+def test_patterns_made_a_few_queries_at_a_time(rng, monkeypatch):
+    import xfaccel
+
+    monkeypatch.setattr(xfaccel.engine.ranges, "ROOM", 1)
+    for name, (pattern, n, m) in PATTERNS.items():
+        if n > 100:
+            made, seen = pattern(xfaccel.patterns), pattern(xfref.patterns)
+            new = xfaccel.patterns.Pattern(made.shape, made.parts)
+            np.testing.assert_array_equal(dense(new), seen, err_msg=name)
+            args = qkv(rng, n, m, lead=())
+            for a, b in zip(xfaccel.attention_lse(*args, mask=new), xfref.attention_lse(*args, mask=seen),
+                            strict=True):
+                close(a, b)
+
+
+FAR_PATTERNS = {  # of n tokens
+    "window": lambda p, n: p.window(n, left=128, right=128),
+    "window, dilated": lambda p, n: p.window(n, left=64, right=64, dilation=4),
+    "same_block": lambda p, n: p.same_block(n, 50, 1, 1),
+    "strided": lambda p, n: p.strided(n, 64),
+    "strided, past": lambda p, n: p.strided(n, 64) & p.past(n),
+    "summaries, past": lambda p, n: p.summaries(n, 256, 8) & p.past(n),
+    "blocks": lambda p, n: p.blocks(np.random.default_rng(0).integers(0, n // 64, (n // 64, 3)), 64, n),
+    "window and stride": lambda p, n: (p.window(n, left=63, right=0) | p.strided(n, 64)) & p.past(n),
+    "window and summaries": lambda p, n: p.window(n, left=63, right=0) | p.summaries(n, 256, 8),
+    "dilated window and hubs": lambda p, n: p.window(n, left=64, right=64, dilation=4) | p.hubs(n, [0, 5000]),
+    "window and hubs": lambda p, n: p.window(n, left=64, right=64) | p.hubs(n, range(100, n, 1000)),
+}
+
+
+@law("patterns")
+@pytest.mark.parametrize("name", FAR_PATTERNS)
+def test_a_pattern_costs_what_its_pairs_do(name):
+    """In scores that the engine computes, and in bytes: those held, and those that it takes to make it."""
+    import xfaccel
+
+    n = 8192
+    tracemalloc.start()
+    try:
+        pattern = FAR_PATTERNS[name](xfaccel.patterns, n)
+        lists = [tile_list for _, tile_list in pattern.tile_lists()]
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # in tiles of 64, half of a window of 64 keys is hidden
+    assert sum(tile_list.scores for tile_list in lists) <= 2.1 * pattern.to_csr().nnz
+    assert held <= 100 * n and peak <= 1000 * n, f"{held / n:.0f} and {peak / n:.0f} bytes per query"
+
+
+@law("patterns")
+def test_a_pattern_is_made_once_for_equal_arguments(rng):
+    from xfaccel import patterns as p
+
+    table, keys = rng.integers(-1, 4, (2, 4, 2)), rng.integers(-1, 16, (16, 3))
+
+    def some(table, keys, hops, hubs):
+        return [p.past(16), p.window(16, left=3, right=0), p.window(16, left=3, right=0, dilation=hops),
+                p.same_block(16, 4, 1), p.hubs(16, hubs), p.strided(16, 4), p.summaries(16, 4, 1),
+                p.summaries(16, 4, 1, hops), p.blocks(table, 4, 16), p.scattered(16, keys),
+                p.window(16, left=3, right=0) | p.hubs(16, hubs), p.blocks(table, 4, 16) & p.past(16)]
+
+    first = some(table, keys, [1, 2], [0, 3])
+    again = some(table.copy(), keys.copy(), np.array([1, 2]), np.array([3, 0, 3]))
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    other = some(np.flip(table, axis=-2), np.flip(keys, axis=-2), [2, 1], [0, 4])
+    assert [a is b for a, b in zip(first, other, strict=True)] == [
+        True, True, False, True, False, True, True, False, False, False, False, False]
+
+
+@law("patterns")
+@pytest.mark.parametrize("listed", [2, 10_000])
+def test_a_pattern_does_not_change_with_its_table(listed, rng):
+    """A large table is not remembered, but copied all the same."""
+    import xfaccel
+
+    table, args = rng.integers(-1, 16, (16, listed)), qkv(rng, 16)
+    right = xfref.attention(*args, mask=xfref.patterns.scattered(16, table))
+    made = [xfaccel.patterns.scattered(16, table), xfaccel.patterns.blocks(table, 1, 16)]
+    table[...] = 3
+    for pattern in made:
+        close(xfaccel.attention(*args, mask=pattern), right)
 
 
 # limits

@@ -403,6 +403,8 @@ SUBQUADRATIC = {
     "attention": ("attention", ""),  # its time is quadratic, its memory is not
     "attention, causal": ("attention", "causal=True"),
     "attention, window pattern": ("attention", "mask=xfaccel.patterns.window(n, left=64, right=64)"),
+    "attention, window and stride": (
+        "attention", "mask=xfaccel.patterns.window(n, left=64, right=0) | xfaccel.patterns.strided(n, 128)"),
     "block_local": ("block_local", "block=128, before=1"),
     "sliding_window": ("sliding_window", "left=128, right=128"),
     "sliding_window, dilated": ("sliding_window", "left=64, right=64, dilation=4"),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xfaccel.arrays import check_key_mask, leading, lengths, parameter
-from xfaccel.core import merge
+from xfaccel.core import merge_into
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
 
@@ -45,6 +45,6 @@ def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Ar
         # aligned at its own end, a stretch lies total - stop nearer than it does in time
         stop += keys.shape[-2]
         everything = tiles.band(n, keys.shape[-2], -tiles.WIDE, tiles.WIDE)
-        result = merge(*result, *attend(by_content, keys, values, everything, scale=scale,
-                                        relative=(by_position, farthest_first, 1 - stop)))
+        result = merge_into(result, attend(by_content, keys, values, everything, scale=scale,
+                                           relative=(by_position, farthest_first, 1 - stop)))
     return result[0]

@@ -1,21 +1,23 @@
 """Which keys a query sees, as a few ranges of keys per query. Follows `xfref.patterns`, without its matrix.
 
-Every pattern of the literature is a few ranges of keys for each query, so union and intersection are merges
-of sorted ranges, and the engine's tile list is compiled from them when a pattern is first used. Patterns are
-kept by their arguments: asking for the same one again costs nothing.
+Every pattern of the literature is a few ranges of keys for each query, one step or a stride apart, so union
+and intersection are merges of sorted ranges. They are made when a pattern is first used, for some queries at
+a time, and kept as the engine's tile lists. Asking again with equal arguments gives the same object.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from xfaccel.arrays import check_mask, count, counts, describe
-from xfaccel.engine import tiles
+from xfaccel.engine import ranges, tiles
 
 Array = np.ndarray
-_KEPT = 64  # patterns remembered per function
+# patterns remembered per function, with their tile lists once they were used: for 16384 tokens a window takes
+# 3 bytes a token, a union 30 to 110, Big Bird 6 for each head; tables beyond 1 MiB are not remembered
+_KEPT, _LARGEST = 64, 1 << 20
 
 
 class Pattern:
@@ -24,70 +26,80 @@ class Pattern:
     `shape` is (..., n, m): leading axes where a parameter was given per head. Immutable.
     """
 
-    __slots__ = ("_starts", "_stops", "_tiles", "listed", "m")
+    __slots__ = ("_tile_lists", "kept", "listed", "parts", "shape")
 
-    def __init__(self, starts: Array, stops: Array, m: int, tile_list: tiles.TileList | None = None,
-                 listed: Array | None = None):
-        """Query i sees the keys starts[..., i, r] .. stops[..., i, r] - 1: ascending, disjoint, not adjacent.
+    def __init__(self, shape: tuple[int, ...], parts: Callable[[tuple[int, ...]], tuple[ranges.Part, ...]], *,
+                 tile_lists: tuple[tiles.Share, ...] | None = None, listed: Array | None = None,
+                 kept: bool = False):
+        """`parts(index)` gives what is seen in one place of the leading axes, as `ranges.union` does.
 
-        `listed`, for keys that lie anywhere, are the same keys as a list for each query (..., n, r).
+        `listed`, for keys that lie anywhere, are the same keys as a list for each query (..., n, r). `kept`
+        says that equal arguments give this very object, which is then worth remembering in turn.
         """
-        self._starts, self._stops, self.m, self._tiles, self.listed = starts, stops, m, tile_list, listed
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self._starts.shape[:-1], self.m)
+        self.shape, self.parts, self._tile_lists = shape, parts, tile_lists
+        self.listed, self.kept = listed, kept
 
     def __repr__(self) -> str:
-        return f"<Pattern {self.shape}, {int((self._stops - self._starts).sum())} pairs>"
+        return f"<Pattern {self.shape}>"
 
     def __or__(self, other: "Pattern") -> "Pattern":
-        return self._with(other, lambda a, b: np.concatenate([a, b], axis=-1),
-                          lambda a, b: np.concatenate([a, b], axis=-1))
+        return self._with(other, ranges.union)
 
     def __and__(self, other: "Pattern") -> "Pattern":
-        def every(choose):
-            return lambda a, b: choose(a[..., :, None], b[..., None, :]).reshape(
-                *a.shape[:-1], a.shape[-1] * b.shape[-1])
-        return self._with(other, every(np.maximum), every(np.minimum))
+        return self._with(other, ranges.intersection)
 
     def to_csr(self):
         """The pattern as a boolean scipy.sparse.csr_array (n, m). Raises ValueError if it has leading axes.
 
-        Cost: O(pairs).
+        Cost: O(pairs) time and memory.
         """
         from scipy import sparse  # costs more to import than the rest of this package
-        if self._starts.ndim > 2:
+        if len(self.shape) > 2:
             raise ValueError(f"to_csr needs a pattern of shape (n, m), got {self.shape}: one per head")
-        lengths = (self._stops - self._starts).ravel()
-        ends = np.cumsum(lengths)
-        keys = np.arange(ends[-1] if ends.size else 0)
-        keys += np.repeat(self._starts.ravel() - ends + lengths, lengths)
-        per_query = (self._stops - self._starts).sum(axis=-1)
-        indptr = np.concatenate([[0], np.cumsum(per_query)])
-        return sparse.csr_array((np.ones(len(keys), bool), keys, indptr), shape=self.shape)
+        n, m = self.shape
+        counts, indices = [np.zeros(1, np.int64)], [np.empty(0, np.int32)]
+        for number, keys in ranges.pairs(n, m, self.parts(())):
+            counts.append(number)
+            indices.append(keys.astype(sparse.get_index_dtype(maxval=m)))
+        indices, indptr = np.concatenate(indices), np.cumsum(np.concatenate(counts))
+        indptr = indptr.astype(sparse.get_index_dtype(maxval=max(m, len(indices))))
+        return sparse.csr_array((np.ones(len(indices), bool), indices, indptr), shape=self.shape)
 
-    def tile_list(self) -> tiles.TileList:
-        """What the softmax engine walks through; compiled at the first call."""
-        if self._tiles is None:
-            self._tiles = tiles.from_ranges(self._starts, self._stops)
-        return self._tiles
+    def tile_lists(self) -> tuple[tiles.Share, ...]:
+        """What the softmax engine walks through, each pair in one of them; made at the first call."""
+        if self._tile_lists is None:
+            *lead, n, m = self.shape
+            self._tile_lists = tiles.from_parts(n, m, [self.parts(index) for index in np.ndindex(*lead)])
+        return self._tile_lists
 
-    def _with(self, other: "Pattern", starts, stops) -> "Pattern":
+    def _with(self, other: "Pattern", combine: Callable) -> "Pattern":
         if not isinstance(other, Pattern):
             return NotImplemented
         if self.shape[-2:] != other.shape[-2:]:
             raise ValueError(f"patterns need equal n and m to be combined, got {self.shape} and "
                              f"{other.shape}")
-        lead = np.broadcast_shapes(self.shape[:-2], other.shape[:-2])
-        parts = [np.broadcast_to(x, (*lead, *x.shape[-2:]))
-                 for x in (self._starts, other._starts, self._stops, other._stops)]
-        return _pattern(starts(*parts[:2]), stops(*parts[2:]), self.m)
+        # a pattern that is not remembered is a new object each time
+        make = _combined if self.kept and other.kept else _combined.__wrapped__
+        return make(self, other, combine)
+
+    def _at(self, index: tuple[int, ...]) -> tuple[ranges.Part, ...]:
+        """The parts at a place of leading axes that these broadcast to."""
+        lead = self.shape[:-2]
+        own = index[len(index) - len(lead):]
+        return self.parts(tuple(0 if size == 1 else i for size, i in zip(lead, own, strict=True)))
+
+
+@functools.lru_cache(_KEPT)
+def _combined(a: Pattern, b: Pattern, combine: Callable) -> Pattern:
+    n, m = a.shape[-2:]
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return Pattern((*lead, n, m), lambda index: combine(n, m, a._at(index), b._at(index)),
+                   kept=a.kept and b.kept)
 
 
 def past(n: int, m: int | None = None) -> Pattern:
     """Every key up to the query's own position, i + m - n. Follows `xfref.patterns.past`."""
-    return _window(*_lengths(n, m), tiles.WIDE, 0, 1)
+    return _banded(*_lengths(n, m), -tiles.WIDE, 0, 1)
 
 
 def window(n: int, m: int | None = None, *, left: int, right: int, dilation: int | Array = 1) -> Pattern:
@@ -95,10 +107,9 @@ def window(n: int, m: int | None = None, *, left: int, right: int, dilation: int
     """
     n, m = _lengths(n, m)
     left, right = count("left", left, 0), count("right", right, 0)
-    dilation = counts("dilation", dilation, np.shape(dilation))
-    if isinstance(dilation, int):
-        return _window(n, m, left, right, dilation)
-    return _window_per_head(n, m, left, right, tuple(dilation.tolist()))
+    hop = counts("dilation", dilation, np.shape(dilation))
+    hop = hop if isinstance(hop, int) else tuple(hop.tolist())
+    return _banded(n, m, -min(left, tiles.WIDE), min(right, tiles.WIDE), hop)
 
 
 def same_block(n: int, block: int, before: int = 0, after: int = 0, m: int | None = None) -> Pattern:
@@ -110,18 +121,12 @@ def same_block(n: int, block: int, before: int = 0, after: int = 0, m: int | Non
 def hubs(n: int, positions: Sequence[int] | Array) -> Pattern:
     """Tokens that see everyone and that everyone sees. Follows `xfref.patterns.hubs`."""
     n = count("n", n, 0)
-    hub = token_mask("positions", positions, n, ())
-    rows = np.flatnonzero(hub)[:, None] == np.arange(n)
-    seen = _columns(hub, n)
-    everything = _pattern(np.zeros((n, 1), np.int64), np.where(rows.any(axis=0), n, 0)[:, None], n)
-    return seen | everything
+    return _of_array(_hubs, token_mask("positions", positions, n, ()))
 
 
 def strided(n: int, stride: int, m: int | None = None) -> Pattern:
     """Keys at a multiple of `stride` from the query. Follows `xfref.patterns.strided`."""
-    (n, m), stride = _lengths(n, m), count("stride", stride)
-    keys = (np.arange(n)[:, None] + m - n) % stride + stride * np.arange(-(-m // stride))
-    return _pattern(keys, np.minimum(keys + 1, m), m, tiles.band(n, m, -tiles.WIDE, tiles.WIDE, stride))
+    return _banded(*_lengths(n, m), -tiles.WIDE, tiles.WIDE, count("stride", stride))
 
 
 def summaries(n: int, stride: int, summary: int, sub_block: int | Array = 0,
@@ -129,29 +134,35 @@ def summaries(n: int, stride: int, summary: int, sub_block: int | Array = 0,
     """The cells at the end of every block of `stride`. Follows `xfref.patterns.summaries`."""
     n, m = _lengths(n, m)
     first = first_cell(stride, summary, sub_block)
-    starts = first[..., None, None] + stride * np.arange(-(-m // stride))
-    starts = np.broadcast_to(starts, (*first.shape, n, starts.shape[-1]))
-    return _pattern(starts, np.minimum(starts + summary, m), m)
+    return _summaries(n, m, stride, summary, tuple(first.tolist()) if first.ndim else int(first))
 
 
 def blocks(table: Array, block: int, n: int) -> Pattern:
     """Whole key blocks for whole query blocks. Follows `xfref.patterns.blocks`."""
     n, block = count("n", n, 0), count("block", block)
     number = -(-n // block)
-    table = listed_in("table", table, number, number).repeat(block, axis=-2)[..., :n, :]
-    return _pattern(np.where(table < 0, n, table * block), np.minimum((table + 1) * block, n), n)
+    return enlarged(_of_array(_listed, listed_in("table", table, number, number), number), block, n)
 
 
 def scattered(n: int, indices: Array, m: int | None = None) -> Pattern:
     """A list of keys per query. Follows `xfref.patterns.scattered`."""
     n, m = _lengths(n, m)
-    indices = listed_in("indices", indices, n, m).copy()  # a pattern does not change with what it was made of
-    return _pattern(np.where(indices < 0, m, indices), indices + 1, m, listed=indices)
+    return _of_array(_listed, listed_in("indices", indices, n, m), m)
 
 
 def columns(seen: Array, n: int) -> Pattern:
     """The keys where `seen` (..., m) is True, for all of n queries."""
-    return _columns(seen, n)
+    return _of_array(_columns, seen, n)
+
+
+def enlarged(pattern: Pattern, block: int, n: int) -> Pattern:
+    """What `pattern` says of whole blocks, for the n tokens in them; its parts have no stride."""
+    return (_enlarged if pattern.kept else _enlarged.__wrapped__)(pattern, block, n)
+
+
+def of_ranges(starts: Array, stops: Array, m: int) -> Pattern:
+    """Query i sees the keys starts[..., i, r] .. stops[..., i, r] - 1: ascending and disjoint."""
+    return Pattern((*starts.shape[:-1], m), lambda index: (ranges.per_row(starts[index], stops[index]),))
 
 
 def listed_in(name: str, table: object, rows: int, columns: int) -> Array:
@@ -199,7 +210,9 @@ def prefixes(stops: Array, m: int) -> Pattern:
     segments = np.stack([0 * tile, one, low, -wide, wide, -one, low, one, words, -wide, wide, begin], axis=-1)
     tile_list = tiles.listed(slots * np.arange(planes + 1), np.stack([first, one, count], axis=-1),
                              2 * np.arange(len(tile) + 1), segments.reshape(-1, 6), masks)
-    return Pattern(np.zeros_like(stops)[..., None], stops[..., None], m, tile_list)
+    starts, stops = np.zeros((n, 1), np.int64), stops[..., None]
+    return Pattern((*stops.shape[:-1], m), lambda index: (ranges.per_row(starts, stops[index]),),
+                   tile_lists=((None, tile_list),))
 
 
 def indices_in(name: str, x: object, size: int) -> Array:
@@ -224,68 +237,96 @@ def token_mask(name: str, tokens: object, size: int, lead: tuple[int, ...]) -> A
 
 
 @functools.lru_cache(_KEPT)
-def _window(n: int, m: int, left: int, right: int, hop: int) -> Pattern:
-    position = np.arange(n, dtype=np.int64) + m - n
-    listed = tiles.band(n, m, -left, right, hop)
-    if hop == 1:
-        starts = np.maximum(position - left, 0)[:, None]
-        stops = np.minimum(position + right + 1, m)[:, None]
-    else:
-        left, right = min(left, -(-m // hop)), min(right, -(-m // hop))
-        starts = position[:, None] + hop * np.arange(-left, right + 1)
-        starts = np.where((starts < 0) | (starts >= m), m, starts)
-        stops = np.minimum(starts + 1, m)
-    return _pattern(starts, stops, m, listed)
-
-
-@functools.lru_cache(_KEPT)
-def _window_per_head(n: int, m: int, left: int, right: int, hops: tuple[int, ...]) -> Pattern:
-    heads = [_window(n, m, left, right, hop) for hop in hops]
-    width = max(head._starts.shape[-1] for head in heads)
-    starts, stops = (
-        np.stack([np.pad(x, ((0, 0), (0, width - x.shape[-1])), constant_values=m) for x in part])
-        for part in zip(*((head._starts, head._stops) for head in heads), strict=True))
-    return _pattern(starts, stops, m, tiles.join([head.tile_list() for head in heads]))
+def _banded(n: int, m: int, low: int, high: int, step: int | tuple[int, ...]) -> Pattern:
+    steps = np.array(step)
+    return Pattern((*steps.shape, n, m), lambda index: (ranges.banded(n, m, low, high, int(steps[index])),),
+                   kept=True)
 
 
 @functools.lru_cache(_KEPT)
 def _same_block(n: int, m: int, block: int, before: int, after: int) -> Pattern:
-    own = (np.arange(n, dtype=np.int64)[:, None] + m - n) // block
-    return _pattern(np.maximum((own - before) * block, 0), np.minimum((own + after + 1) * block, m), m)
+    def at(queries):
+        own = (queries[:, None] + m - n) // block
+        return np.clip((own - before) * block, 0, m), np.clip((own + after + 1) * block, 0, m)
+
+    return Pattern((n, m), lambda _: (ranges.Part(1, at),), kept=True)
 
 
-def _columns(seen: Array, n: int) -> Pattern:
-    m = seen.shape[-1]
-    padded = np.zeros((*seen.shape[:-1], m + 2), np.int8)
-    padded[..., 1:-1] = seen
-    change = np.diff(padded, axis=-1)
-    runs = (change == 1).sum(axis=-1).max(initial=0)
-    place = np.arange(m + 1)
-    starts, stops = (np.sort(np.where(change == kind, place, m), axis=-1)[..., :runs] for kind in (1, -1))
-    wide = (*seen.shape[:-1], n, int(runs))
-    return _pattern(*(np.broadcast_to(x[..., None, :], wide) for x in (starts, stops)), m)
+@functools.lru_cache(_KEPT)
+def _summaries(n: int, m: int, stride: int, summary: int, first: int | tuple[int, ...]) -> Pattern:
+    blocks, cells = np.arange(0, m, stride), np.array(first)
+
+    def parts(index):
+        starts = blocks + cells[index]
+        return (_seen_by_all(np.minimum(starts, m), np.minimum(starts + summary, m)),)
+
+    return Pattern((*cells.shape, n, m), parts, kept=True)
 
 
-def _pattern(starts: Array, stops: Array, m: int, tile_list: tiles.TileList | None = None,
-             listed: Array | None = None) -> Pattern:
-    """The pattern of these ranges, which may overlap, be empty or lie in any order."""
-    empty = starts >= stops
-    starts, stops = np.where(empty, m, starts), np.where(empty, m, stops)
-    order = np.argsort(starts, axis=-1, kind="stable")
-    starts, stops = np.take_along_axis(starts, order, -1), np.take_along_axis(stops, order, -1)
-    reach = np.maximum.accumulate(stops, axis=-1)
-    # a range begins a new run where it lies beyond all before it
-    new = np.ones(starts.shape, bool)
-    new[..., 1:] = starts[..., 1:] > reach[..., :-1]
-    last = np.ones(starts.shape, bool)
-    last[..., :-1] = new[..., 1:]
-    new &= starts < m
-    runs = int(new.sum(axis=-1).max(initial=0))
-    starts = np.sort(np.where(new, starts, m), axis=-1)[..., :runs].astype(np.int64)
-    stops = np.sort(np.where(last, reach, m), axis=-1)[..., :runs].astype(np.int64)
-    for x in (starts, stops):
-        x.setflags(write=False)
-    return Pattern(starts, stops, m, tile_list, listed)
+@functools.lru_cache(_KEPT)
+def _enlarged(pattern: Pattern, block: int, n: int) -> Pattern:
+    number = pattern.shape[-1]
+
+    def parts(index):
+        part, = pattern.parts(index)
+        return (ranges.per_row(*(np.minimum(np.minimum(x, number) * block, n)
+                                 for x in part.at(np.arange(number))), block),)
+
+    return Pattern((*pattern.shape[:-2], n, n), parts, kept=pattern.kept)
+
+
+def _of_array(make: Callable[..., Pattern], array: Array, *rest: int) -> Pattern:
+    """make(array, *rest, kept), remembered by what the array holds."""
+    if array.nbytes > _LARGEST:
+        return make(array.copy(), *rest, False)  # a pattern does not change with what it was made of
+    return _of_bytes(make, array.shape, array.dtype, array.tobytes(), *rest)
+
+
+@functools.lru_cache(_KEPT)
+def _of_bytes(make: Callable[..., Pattern], shape: tuple[int, ...], dtype: np.dtype, data: bytes,
+              *rest: int) -> Pattern:
+    return make(np.frombuffer(data, dtype).reshape(shape), *rest, True)
+
+
+def _listed(table: Array, m: int, kept: bool) -> Pattern:
+    def parts(index):
+        def at(queries):
+            keys = np.sort(table[index][queries], axis=1)
+            starts, stops = keys.copy(), keys + 1
+            # of a key that is listed twice, the second place is empty, as those below 0 are
+            starts[:, 1:] += keys[:, 1:] == keys[:, :-1]
+            return np.where(keys < 0, 0, starts), stops
+
+        return (ranges.Part(1, at),)
+
+    return Pattern((*table.shape[:-1], m), parts, listed=table, kept=kept)
+
+
+def _columns(seen: Array, n: int, kept: bool) -> Pattern:
+    return Pattern((*seen.shape[:-1], n, seen.shape[-1]),
+                   lambda index: (_seen_by_all(*_runs(seen[index])),), kept=kept)
+
+
+def _hubs(hub: Array, kept: bool) -> Pattern:
+    n, (starts, stops) = len(hub), _runs(hub)
+    every = np.where(np.arange(len(starts)) == 0, 0, n)
+
+    def at(queries):
+        own = hub[queries, None]
+        return np.where(own, every, starts), np.where(own, n, stops)
+
+    return Pattern((n, n), lambda _: (ranges.Part(1, at),), kept=kept)
+
+
+def _seen_by_all(starts: Array, stops: Array) -> ranges.Part:
+    return ranges.Part(1, lambda queries: tuple(np.broadcast_to(x, (len(queries), len(x)))
+                                                for x in (starts, stops)))
+
+
+def _runs(seen: Array) -> tuple[Array, Array]:
+    """Where the runs of True in `seen` (m) begin and end."""
+    edges = np.flatnonzero(np.diff(seen, prepend=False, append=False))
+    return edges[::2], edges[1::2]
 
 
 def _lengths(n: int, m: int | None) -> tuple[int, int]:

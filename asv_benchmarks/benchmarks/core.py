@@ -8,6 +8,10 @@ def _rows(n):
     return (normal(HEADS, n, WIDTH),)
 
 
+def _row_count(n):
+    return dict(rows=HEADS * n)
+
+
 def _partial_results(n):
     outs, lses = normal(2, HEADS, n, WIDTH), normal(2, HEADS, n)
     return outs[0], lses[0], outs[1], lses[1]
@@ -21,8 +25,9 @@ def _with_pattern(package, name, arguments, options):
 
 
 VARIANTS = {
-    "softmax": Variant("softmax", arguments=_rows),
-    "layer_norm": Variant("layer_norm", lambda n: dict(gain=normal(WIDTH), bias=normal(WIDTH)), _rows),
+    "softmax": Variant("softmax", arguments=_rows, letters=_row_count),
+    "layer_norm": Variant("layer_norm", lambda n: dict(gain=normal(WIDTH), bias=normal(WIDTH)), _rows,
+                          letters=_row_count),
     "attention": Variant("attention"),
     "attention, causal": Variant("attention", lambda n: dict(causal=True)),
     "attention_lse": Variant("attention_lse", lambda n: dict(key_mask=normal(n) < 1)),
@@ -30,5 +35,5 @@ VARIANTS = {
     "patterns": Variant("patterns", call=_with_pattern),
 }
 
-time_core, track_core_workspace, track_core_error, track_core_ratio = measure.benchmarks(
+time_core, track_core_memory, track_core_error, track_core_ratio = measure.benchmarks(
     "core", VARIANTS)

@@ -9,7 +9,8 @@ from .measure import HEADS, WIDTH, Variant, normal, qkv
 
 BLOCK, RANDOM = 64, 3    # of BigBird
 GLOBAL, RADIUS = 64, 84  # of ETC
-SPANS = np.geomspace(8, 512, HEADS, dtype=np.float32)[:, None]  # most heads look at what is near
+LONGEST = 512
+SPANS = np.geomspace(8, LONGEST, HEADS, dtype=np.float32)[:, None]  # most heads look at what is near
 
 
 def _drawn(n):
@@ -41,25 +42,32 @@ VARIANTS = {
     "block_local": Variant("block_local", lambda n: dict(block=64)),
     "sliding_window": Variant("sliding_window", lambda n: dict(left=128, right=128)),
     "sliding_window, dilated": Variant("sliding_window", lambda n: dict(left=128, right=128, dilation=2)),
-    "random_tokens": Variant("random_tokens", _drawn),
+    "random_tokens": Variant("random_tokens", _drawn, letters=lambda n: dict(r=64)),
     "star_ring": Variant("star_ring", _ring),
     "sparse_strided": Variant("sparse_strided", lambda n: dict(stride=64)),
     "sparse_fixed": Variant("sparse_fixed", lambda n: dict(stride=128, summary=32)),
-    "longformer": Variant("longformer", lambda n: dict(window=256, global_tokens=[0])),
-    "longformer, causal": Variant("longformer", lambda n: dict(window=256, global_tokens=[0], causal=True)),
-    "etc": Variant("etc", lambda n: dict(radius=RADIUS), _streams),
+    "longformer": Variant("longformer", lambda n: dict(window=256, global_tokens=[0]),
+                          letters=lambda n: dict(g=1)),
+    "longformer, causal": Variant("longformer", lambda n: dict(window=256, global_tokens=[0], causal=True),
+                                  letters=lambda n: dict(g=1)),
+    "etc": Variant("etc", lambda n: dict(radius=RADIUS), _streams, letters=lambda n: dict(g=GLOBAL)),
     "etc, biased": Variant("etc", lambda n: dict(
-        radius=RADIUS, long_bias=normal(HEADS, n, 2 * RADIUS + 1)), _streams),
-    "bigbird": Variant("bigbird", _random_blocks),
-    "adaptive_span": Variant("adaptive_span", lambda n: dict(span=SPANS, ramp=32)),
+        radius=RADIUS, long_bias=normal(HEADS, n, 2 * RADIUS + 1)), _streams,
+        letters=lambda n: dict(g=GLOBAL)),
+    "bigbird": Variant("bigbird", _random_blocks, letters=lambda n: dict(planes=HEADS, r=RANDOM)),
+    "adaptive_span": Variant("adaptive_span", lambda n: dict(span=SPANS, ramp=32),
+                             letters=lambda n: dict(span=LONGEST, rows=2)),
     "adaptive_span, positions": Variant("adaptive_span", lambda n: dict(
-        span=SPANS, ramp=32, position_keys=normal(1025, WIDTH))),
-    "shaw": Variant("shaw", lambda n: dict(key_table=normal(33, WIDTH), value_table=normal(33, WIDTH))),
+        span=SPANS, ramp=32, position_keys=normal(1025, WIDTH)),
+        letters=lambda n: dict(span=LONGEST, rows=2)),
+    "shaw": Variant("shaw", lambda n: dict(key_table=normal(33, WIDTH), value_table=normal(33, WIDTH)),
+                    letters=lambda n: dict(c=16, rows=n)),
     "image_1d": Variant("image_1d", lambda n: dict(block=256, memory=256)),
-    "image_2d": Variant("image_2d", lambda n: dict(shape=_image(n), block=(16, 16), flange=(16, 32))),
+    "image_2d": Variant("image_2d", lambda n: dict(shape=_image(n), block=(16, 16), flange=(16, 32)),
+                        letters=lambda n: dict(b=16, f=16)),
     "axial, rows": Variant("axial", lambda n: dict(shape=_image(n), axis=1)),
     "axial, columns": Variant("axial", lambda n: dict(shape=_image(n), axis=0)),
 }
 
-time_fixed, track_fixed_workspace, track_fixed_error, track_fixed_ratio = measure.benchmarks(
+time_fixed, track_fixed_memory, track_fixed_error, track_fixed_ratio = measure.benchmarks(
     "fixed", VARIANTS)

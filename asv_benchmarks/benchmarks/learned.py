@@ -13,6 +13,10 @@ def _rounds(n):
     return dict(buckets=np.random.default_rng(n).integers(0, 2 * n // BLOCK, (HEADS, 2, n)), chunk=BLOCK)
 
 
+def _window(n):
+    return dict(R=2, u=2 * BLOCK)
+
+
 def _tokens_and_rotations(n):
     return qkv(n)[0], normal(WIDTH, 2, -(-n // BLOCK))
 
@@ -38,20 +42,29 @@ def _sort(n):
     return dict(sort=weights / weights.sum(axis=-1, keepdims=True), block=BLOCK)
 
 
+def _sides(n):
+    """Clusters, their queries and their keys."""
+    size = round(n**0.5)
+    return dict(C=-(-n // size), w=size, u=size)
+
+
 VARIANTS = {
-    "lsh_buckets": Variant("lsh_buckets", arguments=_tokens_and_rotations),
-    "reformer": Variant("reformer", _rounds, lambda n: qkv(n)[1:]),
-    "reformer, causal": Variant("reformer", lambda n: _rounds(n) | dict(causal=True), lambda n: qkv(n)[1:]),
+    "lsh_buckets": Variant("lsh_buckets", arguments=_tokens_and_rotations,
+                           letters=lambda n: dict(R=2, b=2 * -(-n // BLOCK))),
+    "reformer": Variant("reformer", _rounds, lambda n: qkv(n)[1:], letters=_window),
+    "reformer, causal": Variant("reformer", lambda n: _rounds(n) | dict(causal=True), lambda n: qkv(n)[1:],
+                                letters=_window),
     "routing_clusters": Variant("routing_clusters", lambda n: dict(size=round(n**0.5)),
-                                _tokens_and_centroids),
-    "routing": Variant("routing", _routes),
-    "routing, causal": Variant("routing", lambda n: _routes(n) | dict(causal=True)),
+                                _tokens_and_centroids, letters=lambda n: dict(C=round(n**0.5))),
+    "routing": Variant("routing", _routes, letters=_sides),
+    "routing, causal": Variant("routing", lambda n: _routes(n) | dict(causal=True), letters=_sides),
     "sinkhorn_sort": Variant("sinkhorn_sort", lambda n: dict(iterations=8),
-                             lambda n: (normal(HEADS, -(-n // BLOCK), -(-n // BLOCK)),)),
+                             lambda n: (normal(HEADS, -(-n // BLOCK), -(-n // BLOCK)),),
+                             letters=lambda n: dict(N=-(-n // BLOCK))),
     "sinkhorn": Variant("sinkhorn", _sort),
     "sinkhorn, causal": Variant("sinkhorn", lambda n: _sort(n) | dict(causal=True)),
     "sinkhorn_cut": Variant("sinkhorn_cut", lambda n: _sort(n) | dict(keep=2)),
 }
 
-time_learned, track_learned_workspace, track_learned_error, track_learned_ratio = measure.benchmarks(
+time_learned, track_learned_memory, track_learned_error, track_learned_ratio = measure.benchmarks(
     "learned", VARIANTS)

@@ -23,12 +23,17 @@ def _kernels(n):
     return dict(key_kernel=key_kernel, value_kernel=value_kernel)
 
 
+def _stride(n):
+    return dict(c=STRIDE)
+
+
 VARIANTS = {
-    "linformer": Variant("linformer", _projections),
+    "linformer": Variant("linformer", _projections, letters=lambda n: dict(r=SLOTS)),
     "synthesizer": Variant("synthesizer", arguments=_values_and_logits),
-    "memory_compressed": Variant("memory_compressed", _kernels),
-    "memory_compressed, causal": Variant("memory_compressed", lambda n: _kernels(n) | dict(causal=True)),
+    "memory_compressed": Variant("memory_compressed", _kernels, letters=_stride),
+    "memory_compressed, causal": Variant("memory_compressed", lambda n: _kernels(n) | dict(causal=True),
+                                         letters=_stride),
 }
 
-time_lowrank, track_lowrank_workspace, track_lowrank_error, track_lowrank_ratio = measure.benchmarks(
+time_lowrank, track_lowrank_memory, track_lowrank_error, track_lowrank_ratio = measure.benchmarks(
     "lowrank", VARIANTS)

@@ -8,9 +8,13 @@ A commit that lacks a name cannot be measured: `setup` raises NotImplementedErro
 """
 
 import functools
+import inspect
+import re
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from numbers import Number
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +24,7 @@ from . import THREADS
 try:  # here, not in `setup`: asv forks the process that has imported this, once per benchmark
     import xfaccel
     import xfref
-    from xfaccel.engine.cpu.threads import limited
+    from xfaccel.engine.cpu.threads import available, limited
 except ModuleNotFoundError as error:
     xfaccel = xfref = None
     MISSING = str(error)
@@ -29,7 +33,9 @@ Array = np.ndarray
 HEADS, WIDTH = 8, 64
 LENGTHS = [1024, 4096]
 ERROR_LENGTH = 300    # several tiles of 64 and a rest
-PAGE = 4096           # bytes; below this, workspace is the bookkeeping of Python objects
+PAGE = 4096           # bytes; below this, memory is the bookkeeping of Python objects
+# an expression, the functions that it defines for others, and words that go on after a semicolon
+MEMORY = re.compile(r"Memory: (.+?)(?:, where (.+?))?[.;](?: |$)")
 PAIRS, PAIRS_SECONDS, LEAST_PAIRS = 9, 1.0, 3
 
 
@@ -53,6 +59,8 @@ class Variant(NamedTuple):
     options: Callable[[int], dict] = lambda n: {}
     arguments: Callable[[int], tuple] = qkv
     call: Callable = plain          # (package, name, arguments, options) -> the result
+    letters: Callable[[int], dict] = lambda n: {}  # of the docstring, for its formula of memory
+    single: Callable | None = None  # one call, if `call` makes many: its memory is measured
 
 
 @functools.lru_cache
@@ -83,13 +91,14 @@ def warmed(variant: Variant, n: int) -> Callable[[], object]:
 
 
 def benchmarks(room: str, variants: dict[str, Variant]) -> tuple[Callable, ...]:
-    """Time, workspace, error and ratio of all variants of a room, as asv wants them."""
+    """Time, memory, error and ratio of all variants of a room, as asv wants them."""
 
     def seconds(name, n):
         warmed(variants[name], n)()
 
-    def workspace(name, n):
-        return min(_workspace(warmed(variants[name], n)) for _ in range(3))
+    def memory(name, n):
+        call = warmed(_single(variants[name]), n)
+        return min(_extra(call) for _ in range(2)) / _documented(variants[name], n)
 
     def error(name):
         return _error(variants[name])
@@ -98,14 +107,17 @@ def benchmarks(room: str, variants: dict[str, Variant]) -> tuple[Callable, ...]:
         return _ratio(warmed(variants[name], n), prepared(xfref, variants[name], n))
 
     names = list(variants)
+    # `patterns` is a module: what its patterns hold is stated by the functions that are called with them
+    stated = [name for name in names if variants[name].function != "patterns"]
     by_length = dict(params=[names, LENGTHS], param_names=["variant", "n"],
                      setup=lambda name, n: warmed(variants[name], n))
 
     return (
         _described(seconds, f"time_{room}", f"{room}: time", **by_length,
                    rounds=2, repeat=(10, 200, 0.8), warmup_time=0.1),
-        _described(workspace, f"track_{room}_workspace", f"{room}: memory beside the result", **by_length,
-                   unit="bytes"),
+        _described(memory, f"track_{room}_memory", f"{room}: memory beside the result, over its formula",
+                   params=[stated, LENGTHS], param_names=["variant", "n"],
+                   setup=lambda name, n: _documented(variants[name], n), unit="of the docstring's formula"),
         _described(error, f"track_{room}_error", f"{room}: largest error against float64",
                    params=[names], param_names=["variant"],
                    setup=lambda name: warmed(variants[name], ERROR_LENGTH), unit="of the largest value"),
@@ -122,16 +134,62 @@ def _described(function: Callable, name: str, title: str, **attributes) -> Calla
     return function
 
 
-def _workspace(call: Callable) -> int:
-    """Bytes at the peak of a call, less those of its result, in whole pages."""
+def _single(variant: Variant) -> Variant:
+    return variant._replace(call=variant.single or variant.call)
+
+
+def _extra(call: Callable) -> int:
+    """Bytes at the peak of a call for which nothing is kept, less those of its result and of a page."""
+    _forget()
     tracemalloc.start()
     try:
         result = call()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    extra = max(peak - sum(x.nbytes for x in _parts(result)), 0)
-    return -(-extra // PAGE) * PAGE
+    return max(peak - sum(x.nbytes for x in _parts(result)) - PAGE, 0)
+
+
+def _forget() -> None:
+    """Drop what calls keep for the next one, but compiled kernels: scratch, tile lists, patterns."""
+    vars(xfaccel.arrays._SCRATCH).clear()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("xfaccel") and not name.startswith("xfaccel.engine.cpu"):
+            for x in vars(module).values():
+                if hasattr(x, "cache_clear"):
+                    x.cache_clear()
+
+
+def _documented(variant: Variant, n: int) -> float:
+    """Bytes by the formula that the docstring states; NotImplementedError if this commit states none."""
+    warmed(_single(variant), n)
+    function = getattr(xfaccel, variant.function)
+    formula = MEMORY.search(" ".join((inspect.getdoc(function) or "").split()))
+    if not formula:
+        raise NotImplementedError(f"xfaccel.{variant.function} states no memory in this commit")
+    scope = _letters(function, variant, n)
+    for definition in _definitions():
+        name, letters, body = re.fullmatch(r"(\w+)\((.*?)\) = (.+)", definition).groups()
+        scope[name] = eval(f"lambda {letters}: {body}", scope)
+    return eval(formula[1], scope)
+
+
+def _letters(function: Callable, variant: Variant, n: int) -> dict:
+    """Numbers and words among the arguments as they are, of all others whether they are given; shapes."""
+    with limited(THREADS):
+        shapes = dict(n=n, m=n, d=WIDTH, e=WIDTH, heads=HEADS, planes=1, size=4, threads=available())
+    given = {name: x.default for name, x in inspect.signature(function).parameters.items()}
+    given |= variant.options(n)
+    given = {name: x if isinstance(x, Number | str | None) else True for name, x in given.items()}
+    return given | shapes | variant.letters(n)
+
+
+@functools.cache
+def _definitions() -> list[str]:
+    """What docstrings define for each other: `name(letters) = expression`."""
+    texts = (" ".join((inspect.getdoc(getattr(xfaccel, name)) or "").split()) for name in xfaccel.__all__)
+    return [part for text in texts for found in MEMORY.finditer(text) if found[2]
+            for part in found[2].split(" and ")]
 
 
 def _error(variant: Variant) -> float:

@@ -1,8 +1,11 @@
 """Products along the sequence, whichever device holds the arrays."""
 
+import math
+
 import numpy as np
 
 from xfaccel.arrays import empty, rows
+from xfaccel.engine.cpu import hashing
 from xfaccel.engine.cpu import product as cpu
 
 Array = np.ndarray
@@ -18,4 +21,18 @@ def project(a: Array, x: Array, lead: tuple[int, ...], key_mask: Array | None = 
     mask = None if key_mask is None else rows(key_mask[..., None, :], lead, dense=False)
     cpu.run(rows(a, lead), rows(x, lead), rows(out, lead), number=number, length=length, width=width,
             key_mask=mask)
+    return out
+
+
+def closest(x: Array, directions: Array, lead: tuple[int, ...]) -> Array:
+    """In each round, to which of the directions each row is closest, the opposites counting on behind them.
+
+    (...,n,d),(...,R,h,d) -> (lead...,R,n) ints in 0..2h-1, all checked by the caller. Cost: O(n R h d) time,
+    O(n R) memory.
+    """
+    rounds, number, d = directions.shape[-3:]
+    out = np.empty((*lead, rounds, x.shape[-2]), np.int64)
+    flat = directions.reshape(*directions.shape[:-3], rounds * number, d)
+    hashing.run(rows(x, lead), rows(flat, lead), out.reshape(math.prod(lead), rounds, x.shape[-2]), d=d,
+                rounds=rounds, number=number)
     return out

@@ -6,16 +6,19 @@ segment iff low <= t - l <= high (a band; wide limits make it full) and, if word
 t] is set. Positions are gone by then: the kernels know nothing of causality, windows or dilation.
 """
 
+import bisect
 import functools
-import math
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-TILE = 64  # tokens in a tile: four AVX-512 registers of float32, and one bit each in an int64
-WIDE = 1 << 60  # a band limit that never binds
+from xfaccel.engine import ranges
+from xfaccel.engine.ranges import TILE, WIDE
 
 Array = np.ndarray
+Plane = tuple[Array, Array, Array, Array]  # tiles, offsets, segments and masks, as below
+MERGE = 2 * TILE  # to merge the outputs of two lists takes as long as so many keys more for each query
 
 
 class TileList(NamedTuple):
@@ -29,6 +32,29 @@ class TileList(NamedTuple):
     places: tuple[int, ...]  # the addresses of these five
     slots: int       # tiles in the largest plane
     scores: int      # pairs of query lane and key that an engine computes: its measure of work
+
+
+Share = tuple[Array | None, TileList]  # queries, or None for all of them, and what they see
+
+
+class _Cut(NamedTuple):
+    """Tiles, and the stretches of keys on which the lanes of a tile do not change."""
+
+    tiles: Array   # (T, 3) int64: first query, step, count
+    tile: Array    # (I) int64, ascending: the tile of a stretch
+    first: Array   # (I) int64: the key at place 0
+    step: Array    # (I) int64: from a key to the next
+    left: Array    # (I) int64: the place where it begins
+    right: Array   # (I) int64: the place after its end
+    lanes: Array   # (I) int64: a bit for each lane that sees it
+
+    @property
+    def scores(self) -> int:
+        return TILE * int((self.right - self.left).sum())
+
+    @property
+    def pairs(self) -> int:
+        return int(np.bitwise_count(self.lanes.view(np.uint64)) @ (self.right - self.left))
 
 
 @functools.lru_cache(64)
@@ -62,73 +88,154 @@ def join(lists: list[TileList]) -> TileList:
 
 
 def from_ranges(starts: Array, stops: Array) -> TileList:
-    """Tile list of row ranges (..., n, R): query i sees the keys starts[i, r] .. stops[i, r] - 1."""
-    n = starts.shape[-2]
-    number = math.prod(starts.shape[:-2])
-    planes = (x.reshape(number, *starts.shape[-2:]) for x in (starts, stops))
-    return _finish([_plane(n, start, stop) for start, stop in zip(*planes, strict=True)])
+    """Tile list of ranges (n, R): query i sees the keys starts[i, r] .. stops[i, r] - 1, each once."""
+    parts = (ranges.per_row(starts, stops),)
+    return _finish([_written(_cut(len(starts), int(stops.max(initial=0)), parts, 1))])
 
 
-def _plane(n: int, starts: Array, stops: Array) -> tuple[Array, Array, Array, Array]:
-    tiles, segments, masks, words = [], [], [], 0
-    for first, stop in _cuts(n, starts, stops):
-        rows, mask = _segments(starts[first:stop], stops[first:stop], words)
-        words += len(mask)
-        tiles.append((first, 1, stop - first))
-        segments.append(rows)
-        masks.append(mask)
-    order = sorted(range(len(tiles)), key=lambda t: -sum(row[2] for row in segments[t]))
-    offsets = np.cumsum([0] + [len(segments[t]) for t in order])
-    flat = [row for t in order for row in segments[t]]
-    return (np.array([tiles[t] for t in order], np.int64).reshape(-1, 3), offsets,
-            np.array(flat, np.int64).reshape(-1, 6), np.concatenate([np.empty(0, np.int64), *masks]))
+def from_parts(n: int, m: int, planes: list[tuple[ranges.Part, ...]]) -> tuple[Share, ...]:
+    """Lists that together hold the union of each plane's parts, every pair in one list alone.
+
+    Parts of different steps share a list if tiles of the coarsest step suit them all, as they do for keys
+    that every query sees; a window and a stride have no tiles in common, and become two lists. A last list
+    may be that of a few queries that see much more than those beside them, such as hubs.
+    """
+    if all(len(parts) == 1 and parts[0].band for parts in planes):
+        return ((None, join([band(n, m, *part.band, part.step) for part, in planes])),)
+    cuts = [_cuts(n, m, parts) for parts in planes]
+    scores = sum(cut.scores for cut in itertools.chain(*cuts))
+    pairs = sum(cut.pairs for cut in itertools.chain(*cuts))
+    queries = _far_seeing(n, m, planes) if scores > 2 * pairs else ()
+    if len(queries):
+        others = np.ones(n, bool)
+        others[queries] = False
+        most = [_cuts(n, m, ranges.where(others, parts)) for parts in planes]
+        few = [[_cut(len(queries), m, ranges.of_queries(n, m, parts, queries), 1)] for parts in planes]
+        if sum(cut.scores for cut in itertools.chain(*most, *few)) + TILE * len(queries) < scores:
+            return (*_shares(n, m, most, None), *_shares(len(queries), m, few, queries))
+    return _shares(n, m, cuts, None)
 
 
-def _cuts(n: int, starts: Array, stops: Array) -> list[tuple[int, int]]:
-    """Rows in tiles of 32 to 64, cut where the ranges jump (at a block's border), so that its lanes agree."""
-    jumps = (np.abs(np.diff(starts, axis=0)) > 1) | (np.abs(np.diff(stops, axis=0)) > 1)
-    jump = np.flatnonzero(jumps.any(axis=-1)) + 1
-    cuts, first = [], 0
-    while first < n:
-        stop = min(first + TILE, n)
-        before = np.searchsorted(jump, stop, side="right")
+def _far_seeing(n: int, m: int, planes: list[tuple[ranges.Part, ...]]) -> Array:
+    """The queries that see more than four times as many keys as the median query does."""
+    seen = np.max([ranges.number(n, m, parts) for parts in planes], axis=0)
+    return np.flatnonzero(seen > 4 * np.median(seen))
+
+
+def _shares(n: int, m: int, cuts: list[list[_Cut]], queries: Array | None) -> tuple[Share, ...]:
+    nothing = _cut(n, m, (), 1)
+    return tuple((queries, _finish([_written(cut) for cut in every]))
+                 for every in itertools.zip_longest(*cuts, fillvalue=nothing))
+
+
+def _cuts(n: int, m: int, parts: tuple[ranges.Part, ...]) -> list[_Cut]:
+    """One plane's parts together, or one by one where that is less work."""
+    parts = ranges.disjoint(n, m, parts)
+    together = _cut(n, m, parts, parts[-1].step)
+    if len(parts) > 1:
+        apart = [_cut(n, m, (part,), part.step) for part in parts]
+        if sum(cut.scores + MERGE * n for cut in apart) < together.scores + MERGE * n:
+            return apart
+    return [together]
+
+
+def _cut(n: int, m: int, parts: tuple[ranges.Part, ...], step: int) -> _Cut:
+    """Disjoint parts, whose steps divide `step`, in tiles of queries that lie `step` apart."""
+    order = np.argsort(np.arange(n) % step, kind="stable")
+    tiles, stretches = [np.empty((0, 3), np.int64)], [np.empty((6, 0), np.int64)]
+    size, begin, number = ranges.batch(order, parts), 0, 0
+    while begin < n:
+        queries = order[begin:begin + size]
+        seen = [part.at(queries) for part in parts]
+        cuts = np.array(_borders(queries % step, seen))
+        if begin + size < n and len(cuts) > 2:
+            cuts = cuts[:-1]  # the last tile may go on in the next batch
+        first, count = queries[cuts[:-1]], np.diff(cuts)
+        tiles.append(np.stack([first, np.full_like(first, step), count], axis=-1))
+        for part, edges in zip(parts, seen, strict=True):
+            tile, left, right, lanes = _stretches(cuts, *(x[:cuts[-1]] for x in edges), m)
+            key = (first[tile] + m - n) % part.step
+            stretches.append(np.stack([tile + number, key, np.full_like(key, part.step), left, right, lanes]))
+        begin, number = begin + cuts[-1], number + len(first)
+    found = np.concatenate(stretches, axis=1)
+    return _Cut(np.concatenate(tiles), *found[:, np.argsort(found[0], kind="stable")])
+
+
+def _borders(rest: Array, seen: list[ranges.Ranges]) -> list[int]:
+    """Rows in tiles of 32 to 64, cut where the ranges jump (at a block's border), so that its lanes agree.
+
+    A tile also ends where `rest` changes: its queries are evenly spaced.
+    """
+    n = len(rest)
+    jumps = np.zeros(max(n - 1, 0), bool)
+    for edge in itertools.chain.from_iterable(seen):
+        jumps |= (np.abs(np.diff(edge, axis=0)) > 1).any(axis=1)
+    jump, ends = (np.flatnonzero(jumps) + 1).tolist(), [*(np.flatnonzero(np.diff(rest)) + 1).tolist(), n]
+    cuts = [0]
+    while cuts[-1] < n:
+        first = cuts[-1]
+        stop = min(first + TILE, ends[bisect.bisect(ends, first)])
+        before = bisect.bisect(jump, stop)
         if before and jump[before - 1] - first >= TILE // 2:
-            stop = int(jump[before - 1])
-        cuts.append((first, stop))
-        first = stop
+            stop = jump[before - 1]
+        cuts.append(stop)
     return cuts
 
 
-def _segments(starts: Array, stops: Array, words: int) -> tuple[list[tuple[int, ...]], Array]:
-    """The keys that these up to 64 rows see, as runs that all see and runs with a mask of lanes per key."""
-    lanes = len(starts)
-    if not starts.size:
-        return [], np.empty(0, np.int64)
-    edges = np.unique(np.concatenate([starts.ravel(), stops.ravel()]))
-    # (lanes, intervals between edges): within an interval a lane sees all keys or none
-    inside = ((starts[..., None] <= edges[:-1]) & (edges[:-1] < stops[..., None])).any(axis=1)
-    bit = np.uint64(1) << np.arange(lanes, dtype=np.uint64)
-    bits = (inside * bit[:, None]).sum(axis=0, dtype=np.uint64)
-    everyone = np.uint64((1 << lanes) - 1)
-    rows, masks, used = [], [], 0
-    for left, right, word in zip(edges[:-1].tolist(), edges[1:].tolist(), bits.tolist(), strict=True):
-        if not word:
-            continue
-        full = word == everyone
-        joins = rows and rows[-1][0] + rows[-1][2] == left and (rows[-1][5] < 0) == full
-        if joins:
-            rows[-1] = (*rows[-1][:2], right - rows[-1][0], *rows[-1][3:])
-        else:
-            rows.append((left, 1, right - left, -WIDE, WIDE, -1 if full else words + used))
-        if not full:
-            masks.append(np.full(right - left, word, np.uint64))
-            used += right - left
-    return rows, np.concatenate([np.empty(0, np.uint64), *masks]).view(np.int64)
+def _stretches(cuts: Array, starts: Array, stops: Array, m: int) -> tuple[Array, Array, Array, Array]:
+    """Tile, first place, place after the last, and lanes that see it: between any two edges of a tile."""
+    new = np.zeros(len(starts), bool)
+    new[cuts[:-1]] = True
+    for edge in (starts, stops):
+        new[1:] |= (edge[1:] != edge[:-1]).any(axis=1)
+    row = np.flatnonzero(new)  # of the rows that agree, the first
+    tile = np.searchsorted(cuts, row, side="right") - 1
+    bits = (_ones(np.diff(row, append=len(starts))) << (row - cuts[tile]).astype(np.uint64))[:, None]
+    # where a range begins or ends, its lanes change from hidden to seen or back
+    filled = starts[row] < stops[row]
+    place = (m + 1) * tile[:, None]
+    edges = np.concatenate([(place + x[row])[filled] for x in (starts, stops)])
+    order = np.argsort(edges, kind="stable")
+    edges = edges[order]
+    lanes = np.bitwise_xor.accumulate(np.tile(np.broadcast_to(bits, filled.shape)[filled], 2)[order])
+    last = np.append(edges[1:] != edges[:-1], True)[:len(edges)]
+    edges, lanes = edges[last], lanes[last]
+    seen = np.flatnonzero(lanes)  # after the last edge of a tile no lane is left
+    tile, left = np.divmod(edges[seen], m + 1)
+    return tile, left, edges[seen + 1] - (m + 1) * tile, lanes[seen].view(np.int64)
 
 
-def _finish(planes: list[tuple[Array, Array, Array, Array]]) -> TileList:
+def _ones(number: Array) -> Array:
+    """Words with the lowest 1 to 64 bits set."""
+    return ~np.uint64(0) >> (TILE - number).astype(np.uint64)
+
+
+def _written(cut: _Cut) -> Plane:
+    """Segments, with a word of lanes for each key that not all lanes see; tiles with most keys first."""
+    tiles, tile, first, step, left, right, lanes = cut
+    everyone = _ones(tiles[:, 2]).view(np.int64)
+    full, length = lanes == everyone[tile], right - left
+    # stretches that touch are one segment
+    new = np.ones(len(tile), bool)
+    new[1:] = (left[1:] != right[:-1]) | (np.diff(tile) != 0) | (np.diff(step) != 0) | (full[1:] != full[:-1])
+    begin = np.flatnonzero(new)
+    words = np.where(full, 0, length)
+    at = np.where(full, -1, np.cumsum(words) - words)[begin]
+    wide = np.full_like(at, WIDE)
+    segments = np.stack([(first + step * left)[begin], step[begin], np.add.reduceat(length, begin),
+                         -wide, wide, at], axis=-1)
+    keys = np.bincount(tile, length, len(tiles))
+    order = np.argsort(-keys, kind="stable")
+    rank = np.argsort(order)
+    number = np.bincount(tile[begin], minlength=len(tiles))
+    return (tiles[order], np.append(0, np.cumsum(number[order])),
+            segments[np.argsort(rank[tile[begin]], kind="stable")], lanes.repeat(words))
+
+
+def _finish(planes: list[Plane]) -> TileList:
     """Planes joined into one list, with the places of segments and masks counted through."""
-    tiles, offsets, segments, masks = [], [np.zeros(1, np.int64)], [], []
+    tiles, segments = [np.empty((0, 3), np.int64)], [np.empty((0, 6), np.int64)]
+    offsets, masks, counts = [np.zeros(1, np.int64)], [np.empty(0, np.int64)], [0]
     begun, words = 0, 0
     for tile, offset, segment, mask in planes:
         segment = segment.copy()
@@ -137,9 +244,10 @@ def _finish(planes: list[tuple[Array, Array, Array, Array]]) -> TileList:
         offsets.append(offset[1:] + begun)
         segments.append(segment)
         masks.append(mask)
+        counts.append(len(tile))
         begun, words = begun + len(segment), words + len(mask)
-    counts = np.cumsum([0] + [len(tile) for tile in tiles])
-    return listed(counts, *(np.concatenate(part) for part in (tiles, offsets, segments, masks)))
+    parts = (np.concatenate(part) for part in (tiles, offsets, segments, masks))
+    return listed(np.cumsum(counts), *parts)
 
 
 def listed(planes: Array, tiles: Array, offsets: Array, segments: Array, masks: Array) -> TileList:

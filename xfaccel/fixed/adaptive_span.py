@@ -29,13 +29,15 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     tile by tile. Spans per token have a row for each query, made for a block of queries at a time.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (span + ramp) (d + e)) time by each head's own span; O(n + m) memory, and 512 rows as long as
-    the longest band where spans are per token.
+    Cost: O(n (span + ramp) (d + e)) time by each head's own span.
+    Memory: threads * (relative(d, e) if position_keys else tile(d, e))
+        + heads * (4 * n + rows * (span + ramp + 64) * size); `span` is the longest, and rows is 2, for spans
+    per token 2 n but 1024 at most.
     """
     n, m = lengths(q, k, v)
     if m < n:
         raise ValueError(f"this variant needs at least as many keys as queries, got n = {n} and m = {m}")
-    lead, longest, relative = leading(q, k, v), m, None
+    lead, longest = leading(q, k, v), m
     span, ramp = _spans(span, q.dtype, n, lead), q.dtype.type(number("ramp", ramp, 0, above=True))
     if key_mask is not None:
         check_key_mask(key_mask, k, lead)
@@ -50,21 +52,25 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     reach = np.minimum(reach, min(longest, m)).astype(int)
     furthest, alike = int(reach.max(initial=0)), span.shape[-1] == 1
     distance = np.arange(max(furthest, 1), 0, -1)
-    out = empty((*lead, n, v.shape[-1]), q.dtype)
-    for first in range(0, n, max(n, 1) if alike else QUERIES):
-        last = n if alike else min(first + QUERIES, n)
+
+    def block(first, last):
         keys = slice(max(first + m - n - furthest, 0), last + m - n)
         own, z = q[..., first:last, :], span if span.shape[-1] == 1 else span[..., first:last]
         bias = np.clip((ramp + z[..., None] - distance.astype(q.dtype)) / ramp, 0, 1)
         with np.errstate(divide="ignore"):
             np.log(bias, out=bias)
-        if position_keys is not None:
-            relative = own, farthest_first, -longest
+        relative = None if position_keys is None else (own, farthest_first, -longest)
         bands = _bands(last - first, keys.stop - keys.start, tuple(reach.ravel().tolist()))
-        out[..., first:last, :] = attend(own, k[..., keys, :], v[..., keys, :], bands, plane_axes=reach.shape,
-                                         key_mask=None if key_mask is None else key_mask[..., keys],
-                                         distance_bias=(bias, -len(distance)), relative=relative,
-                                         scale=scale, with_lse=False)[0]
+        return attend(own, k[..., keys, :], v[..., keys, :], bands, plane_axes=reach.shape,
+                      key_mask=None if key_mask is None else key_mask[..., keys],
+                      distance_bias=(bias, -len(distance)), relative=relative, scale=scale, with_lse=False)[0]
+
+    if alike or n <= QUERIES:
+        return block(0, n)
+    out = empty((*lead, n, v.shape[-1]), q.dtype)
+    for first in range(0, n, QUERIES):
+        last = min(first + QUERIES, n)
+        out[..., first:last, :] = block(first, last)
     return out
 
 

@@ -19,7 +19,8 @@ def axial(q: Array, k: Array, v: Array, *, shape: tuple[int, ...], axis: int, ca
     axis; those after it make lines that lie interleaved, which the engine walks through with that stride.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n shape[axis] (d + e)) time, O(n) memory; no array is copied.
+    Cost: O(n shape[axis] (d + e)) time; no array is copied.
+    Memory: threads * tile(d, e) + 4 * n.
     """
     n, _ = lengths(q, k, v, equal=True)
     shape = grid(shape, n)

@@ -19,7 +19,9 @@ def bigbird(q: Array, k: Array, v: Array, *, block: int, random_blocks: Array, k
     ranges of keys, merged, so that a block chosen twice counts once. The tile list of a table is kept.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n block (5 + r) (d + e)) time, O(n r) memory for r random blocks.
+    Cost: O(n block (5 + r) (d + e)) time for r random blocks.
+    Memory: max(threads * tile(d, e), 2**18 * (1 + r) + 2500 * planes * n / block - heads * n * e * size)
+        + 8 * planes * n.
     """
     n, _ = lengths(q, k, v, equal=True)
     block = count("block", block)
@@ -30,10 +32,11 @@ def bigbird(q: Array, k: Array, v: Array, *, block: int, random_blocks: Array, k
 
 @functools.lru_cache(64)
 def _bigbird(n: int, block: int, shape: tuple[int, ...], table: bytes) -> patterns.Pattern:
-    own = np.arange(n) // block
-    ends = np.flatnonzero((own == 0) | (own == shape[-2] - 1))
-    chosen = patterns.blocks(np.frombuffer(table, np.int64).reshape(shape), block, n)
-    return patterns.same_block(n, block, 1, 1) | patterns.hubs(n, ends) | chosen
+    number = shape[-2]
+    ends = {0, number - 1} if number else ()
+    near = patterns.window(number, left=1, right=1) | patterns.hubs(number, list(ends))
+    return patterns.enlarged(near | patterns.scattered(number, np.frombuffer(table, np.int64).reshape(shape)),
+                             block, n)
 
 
 def _table(random_blocks: Array, number: int, lead: tuple[int, ...]) -> Array:

@@ -19,7 +19,8 @@ def block_local(q: Array, k: Array, v: Array, *, block: int, before: int = 0, af
     borders of blocks, so that all lanes of a tile see the same keys.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n block (1 + before + after) (d + e)) time, O(n) memory.
+    Cost: O(n block (1 + before + after) (d + e)) time.
+    Memory: max(threads * tile(d, e), made(n) if causal else 20 * n) + 4 * n.
     """
     n, m = lengths(q, k, v)
     block, before, after = count("block", block), count("before", before, 0), count("after", after, 0)

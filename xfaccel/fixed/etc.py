@@ -12,7 +12,7 @@ from xfaccel.arrays import (
     lengths,
     parameter,
 )
-from xfaccel.core import attention_lse, merge
+from xfaccel.core import attention_lse, merge_into
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
 
@@ -32,7 +32,8 @@ def etc(q: Array, k: Array, v: Array, global_q: Array, global_k: Array, global_v
     is one pass, and two passes are merged into one softmax.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n (radius + g) + g (n + g)) (d + e)) time, O((n + g) e) memory.
+    Cost: O((n (radius + g) + g (n + g)) (d + e)) time.
+    Memory: threads * tile(d, e) + heads * (n + g) * (e + 8) * size.
     """
     n, _ = lengths(q, k, v, equal=True)
     radius = count("radius", radius, 0)
@@ -59,7 +60,7 @@ def etc(q: Array, k: Array, v: Array, global_q: Array, global_k: Array, global_v
                                      bias=bias("global_bias", global_bias, g, g))
     global_to_long = attention_lse(global_q, long_k, long_v, key_mask=key_mask, scale=scale,
                                    bias=bias("global_to_long_bias", global_to_long_bias, g, n))
-    return merge(*long_to_long, *long_to_global)[0], merge(*global_to_global, *global_to_long)[0]
+    return merge_into(long_to_long, long_to_global)[0], merge_into(global_to_global, global_to_long)[0]
 
 
 def _wide(name: str, x: Array, like: Array, length: int, lead: tuple[int, ...]) -> Array:

@@ -19,7 +19,8 @@ def image_1d(q: Array, k: Array, v: Array, *, block: int, memory: int, causal: b
     of queries are cut at the borders of blocks.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (block + memory) (d + e)) time, O(n) memory.
+    Cost: O(n (block + memory) (d + e)) time.
+    Memory: max(threads * tile(d, e), made(n) if causal else 50 * n) + 12 * n.
     """
     n, _ = lengths(q, k, v, equal=True)
     tile_list = _along_the_raster(n, count("block", block), count("memory", memory, 0), bool(causal))
@@ -36,7 +37,9 @@ def image_2d(q: Array, k: Array, v: Array, *, shape: tuple[int, int], block: tup
     thirds of the scores), and put back at the end; keys stay where they are, one range per row of the image.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (b + f) (c + 2 g) (d + e)) time for (b, c) = block and (f, g) = flange, O(n (d + e)) memory.
+    Cost: O(n (b + f) (c + 2 g) (d + e)) time for (b, c) = block and (f, g) = flange.
+    Memory: threads * tile(d, e) + max(heads * n * max(d, e) * size,
+        2**20 + n * (54 * (b + (1 if causal else 2) * f) - heads * e * size)).
     """
     n, _ = lengths(q, k, v, equal=True)
     shape = grid(shape, n, axes=2)

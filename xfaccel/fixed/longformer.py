@@ -22,7 +22,9 @@ def longformer(q: Array, k: Array, v: Array, *, window: int, dilation: int | Arr
     list, so a key that is both counts once; the rows of global tokens are computed apart and written over.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n window + (n + m) g) (d + e)) time for g global tokens, O(n) memory.
+    Cost: O((n window + (n + m) g) (d + e)) time for g global tokens.
+    Memory: max(threads * tile(d, e), made(planes * n * (1 + g))) + 50 * planes * n
+        + heads * g * (d + e) * size.
     """
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)
@@ -57,7 +59,7 @@ def _write_global_rows(out: Array, is_global: Array, q: Array, k: Array, v: Arra
         rows = position - (m - n)
         own_q, own_k, own_v = (x[here] for x in wide)
         # these rows are no neighbours: row by row, the keys up to its position
-        past = patterns.Pattern(np.zeros((len(rows), 1), np.int64), position[:, None] + 1, m)
+        past = patterns.of_ranges(np.zeros((len(rows), 1), np.int64), position[:, None] + 1, m)
         mask = past if causal else None
         out[here][..., rows, :] = attention(own_q[..., rows, :], own_k, own_v, mask=mask, scale=scale,
                                             key_mask=None if seen is None else seen[here])

@@ -17,7 +17,8 @@ def random_tokens(q: Array, k: Array, v: Array, *, indices: Array, causal: bool 
     reads; what is listed twice is noticed while the list is walked through.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n r (d + e)) time, O(n r + m) memory.
+    Cost: O(n r (d + e)) time.
+    Memory: threads * (8 * m + (8 + size) * r).
     """
     n, m = lengths(q, k, v)
     indices = listed_in("indices", indices, n, m)

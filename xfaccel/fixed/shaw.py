@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from xfaccel.arrays import check_key_mask, empty, leading, lengths, parameter, scale_or_default
-from xfaccel.core import merge, softmax
+from xfaccel.core import merge_into, softmax
 from xfaccel.engine import tiles
 from xfaccel.engine.product import project
 from xfaccel.engine.softmax import attend
@@ -25,8 +25,10 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
     queries at a time; the three are merged.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n m (d + e)) time, half of it if causal, and with a value table O(n (c + 128) (d + e)); O(n)
-    memory, with a value table O(n (c + e)), of a long one for 512 queries at a time.
+    Cost: O(n m (d + e)) time, half of it if causal, and with a value table O(n (c + 128) (d + e)).
+    Memory: threads * relative(d, e) + 4 * n
+        + (heads * (rows * (d + 2 * c + e + 8) + 128 * (8 * c + 128)) * size if value_table else 0);
+    rows is n, but 512 at most if c > 255.
     """
     n, m = lengths(q, k, v)
     lead, scale = leading(q, k, v), scale_or_default(scale, q)
@@ -43,11 +45,12 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
         band = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
         return attend(q, k, v, band, relative=(q, key_table, -clip), key_mask=key_mask, scale=scale,
                       with_lse=False)[0]
-    out = empty((*lead, n, v.shape[-1]), q.dtype)
+    if length <= QUERIES or n <= QUERIES:
+        return _with_values(q, k, v, key_table, value_table, clip, 0, causal, key_mask, scale)
     # a long table has as many products with a query as there are keys: some queries at a time
-    size = max(n, 1) if length <= QUERIES else QUERIES
-    for first in range(0, n, size):
-        queries = slice(first, min(first + size, n))
+    out = empty((*lead, n, v.shape[-1]), q.dtype)
+    for first in range(0, n, QUERIES):
+        queries = slice(first, min(first + QUERIES, n))
         out[..., queries, :] = _with_values(q[..., queries, :], k, v, key_table, value_table, clip,
                                             n - queries.stop, causal, key_mask, scale)
     return out
@@ -74,7 +77,8 @@ def _with_values(q: Array, k: Array, v: Array, key_table: Array, value_table: Ar
         far, far_lse = keys_at(low, high)
         far_lse += bias[..., row]
         far += value_table[..., row, None, :]
-        out, lse = merge(out, lse, far, far_lse)
+        out, lse = merge_into((out, lse), (far, far_lse))
+        del far  # else those of both sides would be in memory
     return out
 
 

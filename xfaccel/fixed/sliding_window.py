@@ -19,7 +19,8 @@ def sliding_window(q: Array, k: Array, v: Array, *, left: int, right: int, dilat
     dilation g the tokens of equal remainder mod g form tiles, so that hops are neighbours.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (left + right + 1) (d + e)) time, O(n) memory.
+    Cost: O(n (left + right + 1) (d + e)) time.
+    Memory: threads * tile(d, e) + 4 * planes * n.
     """
     n, m = lengths(q, k, v)
     left, right = count("left", left, 0), count("right", right, 0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from xfaccel import patterns
 from xfaccel.arrays import check_key_mask, count, counts, distinct, leading, lengths
-from xfaccel.core import attention_lse, merge
+from xfaccel.core import attention_lse, merge_into
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
 
@@ -22,7 +22,8 @@ def sparse_strided(q: Array, k: Array, v: Array, *, stride: int, part: str = "me
     neighbours; a merged head adds a band, which shares only the query's own position with them.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (stride + m / stride) (d + e)) time, O(n) memory.
+    Cost: O(n (stride + m / stride) (d + e)) time.
+    Memory: threads * tile(d, e) + heads * n * (e + 8) * size; a part alone, as in `sliding_window`.
     """
     n, m = lengths(q, k, v)
     stride, far = count("stride", stride), tiles.WIDE
@@ -34,7 +35,7 @@ def sparse_strided(q: Array, k: Array, v: Array, *, stride: int, part: str = "me
         bands += [(-far, -1, stride)] if causal else [(-far, -1, stride), (1, far, stride)]
     parts = (attend(q, k, v, tiles.band(n, m, *band), key_mask=key_mask, scale=scale,
                     with_lse=len(bands) > 1) for band in bands)
-    return functools.reduce(lambda a, b: merge(*a, *b), parts)[0]
+    return functools.reduce(merge_into, parts)[0]
 
 
 def sparse_fixed(q: Array, k: Array, v: Array, *, stride: int, summary: int, sub_block: int | Array = 0,
@@ -47,7 +48,9 @@ def sparse_fixed(q: Array, k: Array, v: Array, *, stride: int, summary: int, sub
     blocks alone, so that no key counts twice.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (stride + summary m / stride) (d + e)) time, O(n + summary m / stride (d + e)) memory.
+    Cost: O(n (stride + summary m / stride) (d + e)) time.
+    Memory: 8 * planes * n + max(made(planes * n),
+        threads * tile(d, e) + heads * (n * (e + 8) + summary * m / stride * (d + e)) * size).
     """
     n, m = lengths(q, k, v)
     lead, causal = leading(q, k, v), bool(causal)
@@ -64,7 +67,7 @@ def sparse_fixed(q: Array, k: Array, v: Array, *, stride: int, summary: int, sub
     k, v, key_mask = (None if x is None else _taken(x, cells) for x in (k, v, key_mask))
     far = attention_lse(q, k, v, mask=seen, scale=scale,
                         key_mask=None if key_mask is None else key_mask[..., 0])
-    return far[0] if part == "summary" else merge(*near, *far)[0]
+    return far[0] if part == "summary" else merge_into(near, far)[0]
 
 
 @functools.lru_cache(64)
@@ -96,7 +99,7 @@ def _summaries(n: int, m: int, stride: int, summary: int, first: int | tuple[int
         ranges = [(0 * every, up_to(position) if causal else every)]
     starts, stops = (np.stack(edge, axis=-1) for edge in zip(*ranges, strict=True))
     # the cells that a short last block lacks come last, where no range reaches
-    return np.minimum(cells, m - 1), patterns.Pattern(starts, stops, cells.shape[-1])
+    return np.minimum(cells, m - 1), patterns.of_ranges(starts, stops, cells.shape[-1])
 
 
 def _taken(x: Array, cells: Array) -> Array:

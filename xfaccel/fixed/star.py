@@ -18,7 +18,8 @@ def star_ring(q: Array, k: Array, v: Array, *, key_embedded: Array, value_embedd
     softmax over the three kinds of keys, which are copied one below the other and gathered from there.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (d + e)) time and memory.
+    Cost: O(n (d + e)) time.
+    Memory: heads * (2 * n + 1) * (d + e) * size + (40 + 16 * threads) * n.
     """
     n, _ = lengths(q, k, v, equal=True)
     lead = leading(q, k, v)

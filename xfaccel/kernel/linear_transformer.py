@@ -15,7 +15,10 @@ def linear_transformer(q: Array, k: Array, v: Array, *, causal: bool = False,
     into running sums, taken 64 tokens at a time.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n + m) d e) time, causal or not; O(d e) memory.
+    Cost: O((n + m) d e) time, causal or not.
+    Memory: threads * scan(d) + (2 if causal else 4) * max(heads, 8) * state(d),
+        where state(f) = f * (-(-e // 64) * 64 + 2) * size
+        and scan(f) = 64 * (138 + 2 * d + 6 * f + 3 * e) * size + state(f).
     """
     return scan.attend(q, k, v, causal=causal, key_mask=key_mask)
 
@@ -28,6 +31,7 @@ def linear_transformer_step(state: tuple[Array, Array] | None, q: Array, k: Arra
     `xfref.linear_transformer_step`; states may be handed from one to the other.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(c d e) time, O(d e) memory.
+    Cost: O(c d e) time.
+    Memory: threads * scan(d) + heads * state(d); up to 8 tokens need the latter alone.
     """
     return scan.step(state, q, k, v)

@@ -15,7 +15,9 @@ def performer(q: Array, k: Array, v: Array, *, projection: Array, features: str 
     sums go together, 64 tokens at a time, so the features are never stored.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n + m) r (d + e)) time, causal or not; O(r e) memory.
+    Cost: O((n + m) r (d + e)) time, causal or not.
+    Memory: threads * scan(f) + (2 if causal else 4) * max(heads, 8) * state(f); f is 2 r for hyperbolic and
+    trigonometric features, else r.
     """
     return scan.attend(q, k, v, causal=causal, key_mask=key_mask, features=_known(features),
                        projection=projection, scale=scale)
@@ -30,7 +32,8 @@ def performer_step(state: tuple[Array, Array, Array] | None, q: Array, k: Array,
     `xfref.performer_step`; states may be handed from one to the other.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(c r (d + e)) time, O(r e) memory.
+    Cost: O(c r (d + e)) time.
+    Memory: threads * scan(f) + heads * state(f); up to 8 tokens need the latter alone.
     """
     return scan.step(state, q, k, v, features=_known(features), projection=projection, scale=scale)
 

@@ -4,35 +4,29 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from xfaccel.arrays import check_array, check_key_mask, count, integers, leading, parameter, rows_at
-from xfaccel.core import attention, attention_lse, merge
+from xfaccel.core import attention, attention_lse, merge_into
+from xfaccel.engine.product import closest
 
 Array = np.ndarray
-_AT_ONCE = 1 << 20  # scores that a mask is made for, or products that are compared, at a time
+_AT_ONCE = 1 << 20  # scores that a mask is made for at a time
 
 
 def lsh_buckets(x: Array, rotations: Array) -> Array:
     """The bucket of each vector in each round of angular hashing (Kitaev et al. 2020, Section 2).
 
-    (...,n,d),(lead...,d,R,b/2) -> (...,R,n) integers 0..b-1. Follows `xfref.lsh_buckets`: one matrix product
-    for all rounds, a stretch of tokens at a time.
+    (...,n,d),(lead...,d,R,b/2) -> (...,R,n) integers 0..b-1. Follows `xfref.lsh_buckets`: the products of 64
+    tokens at a time, of which the largest is kept.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n d R b) time, O(n R) memory.
+    Cost: O(n d R b) time.
+    Memory: threads * 64 * ((d + b / 2) * size + 8) + d * R * b / 2 * size.
     """
     check_array("x", x, least=2)
-    (n, d), lead = x.shape[-2:], x.shape[:-2]
-    rotations = parameter("rotations", rotations, x.dtype, own=(d, None, None), lead=lead)
-    rounds, half = rotations.shape[-2:]
-    if 0 in (rounds, half):
+    lead = x.shape[:-2]
+    rotations = parameter("rotations", rotations, x.dtype, own=(x.shape[-1], None, None), lead=lead)
+    if 0 in rotations.shape[-2:]:
         raise ValueError(f"rotations needs at least 1 round and 1 direction, got the shape {rotations.shape}")
-    rotations = rotations.reshape(*rotations.shape[:-2], rounds * half)
-    out = np.empty((*lead, rounds, n), np.intp)
-    size = max(_AT_ONCE // (out[..., :1].size * half or 1), 1)
-    for part in (slice(start, start + size) for start in range(0, n, size)):
-        along = (x[..., part, :] @ rotations).reshape(*lead, -1, rounds, half)
-        plus, minus = along.argmax(axis=-1), along.argmin(axis=-1) + half
-        out[..., part] = np.where(along.max(axis=-1) < -along.min(axis=-1), minus, plus).swapaxes(-1, -2)
-    return out
+    return closest(x, np.moveaxis(rotations, -3, -1), lead)
 
 
 def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1, after: int = 0,
@@ -45,7 +39,9 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     time, hides what an earlier round has seen; the rounds are merged by their lse.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n R chunk (1 + before + after) (R + d + e)) time, O(n (R + d + e)) memory and a chunk's mask.
+    Cost: O(n R chunk (1 + before + after) (R + d + e)) time; below, u is chunk (1 + before + after).
+    Memory: threads * tile(d, e) + heads * n * ((3 * d + 2 * e) * size + 24 * R)
+        + min(2**20, heads * n * u) * (3 + e * size / u).
     """
     check_array("qk", qk, least=2)
     check_array("v", v, least=2, dtype=qk.dtype, like="qk")
@@ -101,12 +97,14 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
                 mask &= apart <= reach if s == r else apart > reach
             sorted_out[part], sorted_lse[part][..., 0] = attention_lse(
                 q[part], k[part], w[part], mask=mask, key_mask=seen[part][..., 0], scale=scale)
+        del q, k, w  # else the rows of two rounds would be in memory
         new, new_lse = (rows_at(x.reshape(*lead, number * chunk, x.shape[-1]), place[..., r, :])
                         for x in (sorted_out, sorted_lse))
-        out, lse = merge(out, lse, new, new_lse[..., 0]) if r else (new, new_lse[..., 0])
+        out, lse = merge_into((out, lse), (new, new_lse[..., 0])) if r else (new, new_lse[..., 0])
     # a token that saw no other sees itself; a NaN in its key counts
-    np.copyto(out, np.where(shown[..., None], v, 0) + 0 * keys[..., :1], where=np.isneginf(lse)[..., None])
-    return out
+    alone = np.isneginf(lse)[..., None]
+    np.copyto(out, v, where=alone & shown[..., None])
+    return np.add(out, 0 * keys[..., :1], out=out, where=alone)
 
 
 def _directions(x: Array) -> Array:

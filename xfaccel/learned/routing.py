@@ -29,7 +29,8 @@ def routing_clusters(x: Array, centroids: Array, size: int) -> Array:
     and a partial sort.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n C d) time, O(n C) memory.
+    Cost: O(n C d) time.
+    Memory: heads * n * C * (2 * size + 1).
     """
     check_array("x", x, least=2)
     centroids = parameter("centroids", centroids, x.dtype, own=(None, x.shape[-1]), lead=x.shape[:-2])
@@ -46,7 +47,8 @@ def routing_clusters(x: Array, centroids: Array, size: int) -> Array:
         level = affinity == last
         chosen ^= level
         chosen |= level & (np.cumsum(level, axis=-1) <= size - chosen.sum(axis=-1, keepdims=True))
-    return np.nonzero(chosen)[-1].reshape(*affinity.shape[:-1], size)
+    found = np.flatnonzero(chosen).reshape(*affinity.shape[:-1], size)
+    return np.remainder(found, n, out=found)
 
 
 def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters: Array, causal: bool = False,
@@ -57,8 +59,8 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
     clusters are one more leading axis of the softmax engine, and its rows are added up where they belong.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(C w u (d + e)) time for C clusters of w queries and u keys, half if causal; O(C (w + u) (d + e))
-    memory.
+    Cost: O(C w u (d + e)) time for C clusters of w queries and u keys, half if causal.
+    Memory: threads * tile(d, e) + heads * C * (w + u) * ((d + e) * size + 16).
     """
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)

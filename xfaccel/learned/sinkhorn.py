@@ -26,7 +26,8 @@ def sinkhorn_sort(logits: Array, *, iterations: int, temperature: float = 1.0, n
     (...,N,N) -> (...,N,N). Follows `xfref.sinkhorn_sort`, in logarithms, in place in one new array.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(N^2 iterations) time, O(N^2) memory.
+    Cost: O(N^2 iterations) time.
+    Memory: heads * N * (N + 4) * size.
     """
     check_array("logits", logits, least=2)
     blocks = logits.shape[-1]
@@ -58,7 +59,9 @@ def sinkhorn(q: Array, k: Array, v: Array, *, sort: Array, block: int, causal: b
     product, and attention over a sorted and an own block has the blocks as one more leading axis.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (block + N) (d + e)) time for N blocks, O(n (d + e)) memory.
+    Cost: O(n (block + N) (d + e)) time for N blocks.
+    Memory: threads * tile(d, e) + heads * n * (3 * d + 2 * e) * size; with a mask or a short last block, the
+    copies of k and v, heads * n * (d + e) * size, come on top.
     """
     block, sort, k, v, seen = _prepared(q, k, v, sort, block, key_mask)
     if causal:
@@ -78,7 +81,9 @@ def sinkhorn_cut(q: Array, k: Array, v: Array, *, sort: Array, block: int, keep:
     are mixed, then the softmax engine runs over fewer keys.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n keep (block + 1) (d + e)) time, O(n + keep block (d + e)) memory.
+    Cost: O(n keep (block + 1) (d + e)) time.
+    Memory: threads * (tile(d, e) + 64 * 193 * size) + heads * keep * block * (d + e) * size; with a mask or a
+    short last block as in `sinkhorn`.
     """
     keep = count("keep", keep)
     block, sort, k, v, seen = _prepared(q, k, v, sort, block, key_mask)

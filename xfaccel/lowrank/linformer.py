@@ -17,7 +17,9 @@ def linformer(q: Array, k: Array, v: Array, *, key_projection: Array, value_proj
     softmax engine over r keys.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O((n + m) r (d + e)) time, O(n + r (d + e)) memory.
+    Cost: O((n + m) r (d + e)) time.
+    Memory: threads * (tile(d, e) + 64 * 193 * size) + heads * r * (d + e) * size; the scratch of the softmax,
+    that of the products, and the slots.
     """
     _, m = lengths(q, k, v)
     lead = leading(q, k, v)

@@ -7,7 +7,7 @@ import numpy as np
 from xfaccel.arrays import check_key_mask, distinct, joined, leading, lengths, parameter
 from xfaccel.core import attention
 from xfaccel.engine.product import project
-from xfaccel.patterns import Pattern
+from xfaccel.patterns import Pattern, of_ranges
 
 Array = np.ndarray
 
@@ -22,7 +22,9 @@ def memory_compressed(q: Array, k: Array, v: Array, *, key_kernel: Array, value_
     mask hides keys; the slots that have ended are one range per query.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(m (d^2 + e^2) + n m / c (d + e)) time, O(n + m (d + e)) memory.
+    Cost: O(m (d^2 + e^2) + n m / c (d + e)) time.
+    Memory: max(threads * (tile(d, e) + 64 * 193 * size), made(n) if causal else 0) + 8 * n
+        + heads * m / c * (d + e) * size; a copy of k or v, if one is made, is gone before there is a result.
     """
     n, m = lengths(q, k, v)
     lead, d, e = leading(q, k, v), q.shape[-1], v.shape[-1]
@@ -77,4 +79,4 @@ def _seen_slots(key_mask: Array, c: int, null: int, axes: int) -> Array:
 def _ended(n: int, m: int, c: int, null: int) -> Pattern:
     """The slots whose last position is the query's own or before it, and the null slot."""
     ended = np.maximum(np.arange(n, dtype=np.int64) + m - n + 1, 0) // c
-    return Pattern(np.zeros((n, 1), np.int64), ended[:, None] + null, null - (-m // c))
+    return of_ranges(np.zeros((n, 1), np.int64), ended[:, None] + null, null - (-m // c))

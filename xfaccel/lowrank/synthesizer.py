@@ -15,7 +15,8 @@ def synthesizer(v: Array, logits: Array, *, causal: bool = False, key_mask: Arra
     whatever their strides, as a bias on scores of zero; no array of their size is made.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n m e) time, half of it if causal; O(n) memory.
+    Cost: O(n m e) time, half of it if causal.
+    Memory: threads * tile(1, e) + 4 * n.
     """
     check_array("v", v, least=2)
     check_array("logits", logits, least=2, dtype=v.dtype, like="v")

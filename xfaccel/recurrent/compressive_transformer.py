@@ -18,7 +18,8 @@ def compressive_transformer(q: Array, k: Array, v: Array, *, memory: tuple[Array
     are not joined but attended to where they are, and the results merged by their denominators.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (n_c + n_m + m) (d + e)) time, O(n + n_c + n_m + m) memory and a block of scores.
+    Cost: O(n (n_c + n_m + m) (d + e)) time.
+    Memory: threads * relative(d, e) + 4 * n + heads * n * (2 * d + e + 8) * size.
     """
     lengths(q, k, v, more_keys=True)
     lead = leading(q, k, v)

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from xfaccel.engine.cpu.exponential import exp2
-from xfaccel.engine.cpu.memory import grid, load_real, real, size_of, store_real, table
+from xfaccel.engine.cpu.memory import grid, load_real, real, size_of, store_int, store_real, table
 from xfaccel.engine.cpu.tile_plain import LOG2_E, OPTIONS
 from xfaccel.engine.tiles import TILE
 
@@ -100,6 +100,24 @@ def largest_in_lanes(t, rows, row_offsets, out, zero):
             x = tile[row, lane] + by_row[0, row]
             if x > result[0, lane]:
                 result[0, lane] = x
+
+
+@njit(**OPTIONS)
+def closest(t, rows, out, zero):
+    """out[lane], an int64: the row where t[row, lane] is largest, or rows + the row where -t[row, lane] is.
+
+    The first of equals; a lane with NaN has row 0.
+    """
+    tile = table(t, rows, TILE, zero)
+    for lane in range(TILE):
+        most = least = 0
+        for row in range(1, rows):
+            if tile[row, lane] > tile[most, lane]:
+                most = row
+            if tile[row, lane] < tile[least, lane]:
+                least = row
+        opposite = -tile[least, lane] > tile[most, lane]
+        store_int(out + 8 * lane, rows + least if opposite else most)
 
 
 @njit(**OPTIONS)

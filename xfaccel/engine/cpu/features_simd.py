@@ -7,10 +7,10 @@ from numba.extending import intrinsic
 
 from xfaccel.engine.cpu.features_plain import running_largest, waves
 from xfaccel.engine.cpu.tile_plain import LOG2_E
-from xfaccel.engine.cpu.vector import Emitter, kernel
+from xfaccel.engine.cpu.vector import I64, Emitter, kernel
 from xfaccel.engine.tiles import TILE
 
-__all__ = ["combine", "decay", "elu", "half_squares", "largest_in_lanes", "multiply", "pad_rows",
+__all__ = ["closest", "combine", "decay", "elu", "half_squares", "largest_in_lanes", "multiply", "pad_rows",
            "raise_tops", "relu", "running_largest", "sum_lanes", "triangle", "waves", "weigh"]
 
 
@@ -147,6 +147,37 @@ def largest_in_lanes(typing, t, rows, row_offsets, out, zero):
             return e.larger(e.builder.fadd(e.load(e.at(t, e.times(row, e.row), first)), offset), so_far)
         _over_rows(e, rows, e.splat(float("-inf")), step, out)
     return kernel(emit, zero, "iiii")
+
+
+@intrinsic
+def closest(typing, t, rows, out, zero):
+    def emit(e, t, rows, out):
+        build = e.builder
+        integers = ir.VectorType(e.integer, e.width)
+
+        def number(value):
+            return e.broadcast_as(build.trunc(value, e.integer) if e.size == 4 else value, integers)
+
+        def lanes(first):
+            column = e.at(t, first)
+            start = e.load(column)
+
+            def row(r, most, where_most, least, where_least):
+                x, here = e.load(e.at(column, e.times(r, e.row))), number(r)
+                above, below = build.fcmp_ordered(">", x, most), build.fcmp_ordered("<", x, least)
+                return [build.select(above, x, most), build.select(above, here, where_most),
+                        build.select(below, x, least), build.select(below, here, where_least)]
+
+            none = number(e.index(0))
+            most, where_most, least, where_least = e.loop(1, rows, row, [start, none, start, none])
+            opposite = build.fcmp_ordered(">", build.fneg(least), most)
+            found = build.select(opposite, build.add(where_least, number(rows)), where_most)
+            if e.size == 4:
+                found = build.sext(found, ir.VectorType(I64, e.width))
+            build.store(found, e.at(out, e.times(first, 8 // e.size)), align=8)
+
+        e.loop(0, e.row, lanes, step=e.width * e.size)
+    return kernel(emit, zero, "iii")
 
 
 def _across(e: Emitter, vector, join: Callable):

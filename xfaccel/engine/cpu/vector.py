@@ -75,7 +75,11 @@ class Emitter:
 
     def broadcast(self, number):
         """A vector of one number (a value of the element type) in all lanes."""
-        empty = ir.Constant(self.vector, ir.Undefined)
+        return self.broadcast_as(number, self.vector)
+
+    def broadcast_as(self, number, kind: ir.VectorType):
+        """The same for vectors of another type."""
+        empty = ir.Constant(kind, ir.Undefined)
         one = self.builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
         return self.shuffle(one, empty, [0] * self.width)
 
@@ -114,10 +118,7 @@ class Emitter:
 
     def broadcast_int(self, number):
         """An int32 value in all lanes."""
-        kind = ir.VectorType(ir.IntType(32), self.width)
-        empty = ir.Constant(kind, ir.Undefined)
-        one = self.builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
-        return self.shuffle(one, empty, [0] * self.width)
+        return self.broadcast_as(number, ir.VectorType(ir.IntType(32), self.width))
 
     def loop(self, start, stop, body: Callable, carried: Sequence = (), step: int = 1) -> list:
         """for i in range(start, stop, step): carried = body(i, *carried). Returns the last of these."""
