@@ -35,9 +35,9 @@ arena: $(VENV)/.with-arena
 	$(RUN) -m xfaccel arena $(ARENA)
 
 test: $(VENV)/.with-test
-	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto -m unjitted
+	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto --dist worksteal -m unjitted
 	$(RUN) -m pytest -q tests/test_kernels.py  # runs two processes at a time by itself
-	$(RUN) -m pytest -q -n auto --ignore tests/test_kernels.py
+	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py
 
 # the specification alone: a test that runs on both packages runs on xfref
 coverage: $(VENV)/.with-test

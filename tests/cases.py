@@ -344,11 +344,18 @@ COMMON = {  # what is common to all variants: a shape, options, and what the var
 }
 
 
+# without compilation seconds count: some cases of variants that together go every way through the engines
 UNJITTED = {"square", "causal, more queries", "no keys", "key mask per batch entry, garbage under it"}
+UNJITTED_VARIANTS = {
+    "attention", "attention_lse", "block_local", "sliding_window", "sliding_window, dilated", "random_tokens",
+    "sparse_fixed", "etc, biased", "adaptive_span", "adaptive_span, positions", "shaw", "reformer",
+    "linformer", "synthesizer", "linear_transformer", "performer", "performer, hyperbolic",
+    "performer, trigonometric", "performer, relu", "compressive_transformer"}
 
 
 def _common(label, variant):
     """All COMMON cases that `variant` can bear, and those with garbage in the keys that a mask hides."""
+    unjitted = UNJITTED if label in UNJITTED_VARIANTS else ()
     for name, (shape, options) in COMMON.items():
         drawn = options(np.random.default_rng(0)) if callable(options) else options
         if ("causal" in drawn and not variant.causal) or ("scale" in drawn and not variant.scale):
@@ -359,10 +366,10 @@ def _common(label, variant):
             if variant.lengths == "more keys" or name in ("more keys", "causal, more keys"):
                 continue
             shape = shape._replace(n=shape.m)
-        yield _case(f"{label}: {name}", variant, shape, options, unjitted=name in UNJITTED)
+        yield _case(f"{label}: {name}", variant, shape, options, unjitted=name in unjitted)
         if "key_mask" in drawn:
             name += ", garbage under it"
-            yield _case(f"{label}: {name}", variant, shape, options, spoil=True, unjitted=name in UNJITTED)
+            yield _case(f"{label}: {name}", variant, shape, options, spoil=True, unjitted=name in unjitted)
 
 
 def _case(name, variant, shape, options, *, spoil=False, unjitted=False):
@@ -430,7 +437,7 @@ def dense(pattern):
 def special(function, what, shape, options=None, *, size=1.0, call=None):
     """A case of one function alone; `options` is a draw."""
     variant = Variant(function, lambda rng, n, m, d, e: {}, size=size, call=call)
-    # without compilation seconds count: one function for each way through the engines
+    # one function for each way through the engines
     unjitted = function in ("attention_lse", "random_tokens", "linformer", "linear_transformer")
     return _case(f"{function}: {what}", variant, shape, options or {}, unjitted=unjitted)
 

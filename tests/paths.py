@@ -1,0 +1,246 @@
+"""Every way through the engines, as a call that takes it: threads, forks and repeats are tried on these.
+
+A path is named after the driver that it reaches and what the driver is given there; `ways` reads these names
+off a call.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+from cases import Shape, draw_qkv, in_steps, plain
+
+import xfaccel
+from xfaccel.engine import scan as scan_face
+from xfaccel.engine.cpu import gather, product, scan, softmax, steps, threads
+from xfaccel.engine.tiles import WIDE
+
+N, LONG = 150, 1040  # several tiles; a sequence that the scan engine cuts into parts
+CAME = 2             # the place in every driver's job of the number of threads that came
+
+
+class Path(NamedTuple):
+    function: str
+    options: Callable[[np.random.Generator], dict]
+    length: int = N
+    splits: tuple[int, ...] = ()  # of a streaming form
+
+
+class Call(NamedTuple):
+    own: Callable
+    args: tuple
+    kwargs: dict
+
+    def bits(self) -> bytes:
+        found = self.own(xfaccel, self.args, self.kwargs)
+        return b"".join(x.tobytes() for x in (found if isinstance(found, tuple) else (found,)))
+
+
+def call(name: str, seed: int = 0) -> Call:
+    """The call that takes a path, with arguments of this seed."""
+    path, rng = PATHS[name], np.random.default_rng(seed)
+    own = in_steps(path.function, path.splits) if path.splits else plain(path.function)
+    # entries of 0.3: large ones cost some features their digits
+    shape = Shape(path.length, path.length, 16, 16, (2,), (2,))
+    return Call(own, draw_qkv(rng, np.float32, shape, 0.3), path.options(rng))
+
+
+def options(*draws: Callable | dict) -> Callable[[np.random.Generator], dict]:
+    """All of these options together, those that are random being drawn."""
+    return lambda rng: {name: x for draw in draws
+                        for name, x in (draw(rng) if callable(draw) else draw).items()}
+
+
+def key_mask(rng, m=N):
+    return dict(key_mask=rng.random((2, m)) < 0.7)
+
+
+def mask(rng):
+    return dict(mask=rng.random((N, N)) < 0.6)
+
+
+def bias(rng):
+    return dict(bias=rng.standard_normal((2, N, N)))
+
+
+def blocks(rng):
+    return dict(mask=lambda p: p.same_block(N, 9, 1))
+
+
+def scattered(rng):
+    indices = rng.integers(-1, N, (N, 9))
+    return dict(mask=lambda p: p.scattered(N, indices))
+
+
+def key_table(rng):
+    return dict(key_table=rng.standard_normal((33, 16)))
+
+
+def value_table(rng):
+    return dict(value_table=rng.standard_normal((33, 16)))
+
+
+def position_keys(rng):
+    return dict(position_keys=rng.standard_normal((70, 16)))
+
+
+def older(rng):
+    """A memory, which all queries see, none that is compressed, and keys for all distances."""
+    memory, nothing = (tuple(rng.standard_normal((2, length, 16)) for _ in range(2)) for length in (N, 0))
+    return dict(memory=memory, compressed=nothing, relative_keys=rng.standard_normal((2 * N, 16)))
+
+
+def projections(rng):
+    return dict(key_projection=rng.standard_normal((70, N)), value_projection=rng.standard_normal((70, N)))
+
+
+def features(kind):
+    return lambda rng: dict(projection=rng.standard_normal((12, 16)), features=kind)
+
+
+def subsets(**draws: Callable | dict) -> Iterator[tuple[list[str], list]]:
+    for size in range(len(draws) + 1):
+        for names in itertools.combinations(draws, size):
+            yield list(names), [draws[name] for name in names]
+
+
+def _paths() -> Iterator[tuple[str, Path]]:
+    functions = (([], "attention"), (["lse"], "attention_lse"))
+    for (keys, own), (lse, function) in itertools.product(
+            [("full", {}), ("band", dict(causal=True)), ("bits", blocks)], functions):
+        for operands, draws in subsets(key_mask=key_mask, mask=mask, bias=bias):
+            if own is not blocks or "mask" not in operands:
+                yield _name("softmax", keys, *operands, *lse), Path(function, options(own, *draws))
+    for operands, draws in subsets(key_mask=key_mask):
+        for keys, by_distance, function, *own in (
+                ("full", ["relative"], "shaw", key_table),
+                ("band", ["relative"], "shaw", key_table, dict(causal=True)),
+                ("band", ["relative", "lse"], "compressive_transformer", older),
+                ("band", ["distance"], "adaptive_span", dict(span=30.5, ramp=40)),
+                ("band", ["distance", "relative"], "adaptive_span", dict(span=30.5, ramp=40), position_keys),
+                ("band", ["distance", "lse"], "shaw", key_table, value_table)):
+            yield _name("softmax", keys, *operands, *by_distance), Path(function, options(*own, *draws))
+        yield _name("product", *operands), Path("linformer", options(projections, *draws))
+    yield _name("softmax", "full", "relative", "lse"), Path("compressive_transformer", options(older))
+    for operands, draws in subsets(causal=dict(causal=True), key_mask=key_mask):
+        for lse, function in functions:
+            yield _name("gather", *operands, *lse), Path(function, options(scattered, *draws))
+    for kind in ("elu", *scan_face.KINDS):
+        function, own = ("linear_transformer", {}) if kind == "elu" else ("performer", features(kind))
+        for operands, draws in subsets(key_mask=lambda rng: key_mask(rng, LONG)):
+            for mode, causal in (("sum", False), ("causal", True)):  # a call that sums also reads
+                yield _name("scan", kind, mode, *operands), Path(
+                    function, options(own, dict(causal=causal), *draws), LONG)
+        yield _name("scan", kind, "step"), Path(f"{function}_step", options(own), splits=(90, 60))
+        yield _name("steps", kind), Path(f"{function}_step", options(own), 8, splits=(1, 7))
+
+
+def _name(driver: str, *words: str) -> str:
+    return f"{driver}: {', '.join(words) or 'alone'}"
+
+
+PATHS = dict(_paths())
+
+
+# what a call does
+
+
+def _softmax_words(x: dict) -> list[str]:
+    limits = x["tile_list"].segments[:, 3:5]
+    keys = "bits" if x["tile_list"].masks.size else "band" if (abs(limits) < WIDE // 2).any() else "full"
+    return [keys, *_given(x, "key_mask", "mask", "bias", "distance", "relative", "lse")]
+
+
+def _gather_words(x: dict) -> list[str]:
+    return ["causal"] * (x["last"] < x["m"]) + _given(x, "key_mask", "lse")
+
+
+def _scan_words(x: dict) -> list[str]:
+    in_place = x["begin"] is not None and x["begin"] is x["end"]
+    mode = "step" if in_place else {scan.SUM: "sum", scan.READ: "read", scan.CAUSAL: "causal"}[x["mode"]]
+    return [_kind(x), mode, *_given(x, "key_mask")]
+
+
+def _steps_words(x: dict) -> list[str]:
+    return [_kind(x)]
+
+
+def _product_words(x: dict) -> list[str]:
+    return _given(x, "key_mask")
+
+
+def _kind(x: dict) -> str:
+    return next((name for name, number in scan_face.KINDS.items() if number == x["kind"]), "elu")
+
+
+def _given(x: dict, *names: str) -> list[str]:
+    return [name for name in names if x[name] is not None]
+
+
+def ways(called: Callable[[], object]) -> set[str]:
+    """The names of all paths that a call takes."""
+    found = set()
+
+    def watched(driver, words):
+        run = driver.run
+        signature = inspect.signature(run)
+
+        def watch(*args, **kwargs):
+            own = signature.bind(*args, **kwargs)
+            own.apply_defaults()
+            found.add(_name(driver.__name__.rpartition(".")[2], *words(own.arguments)))
+            return run(*args, **kwargs)
+
+        return mock.patch.object(driver, "run", watch)
+
+    with contextlib.ExitStack() as stack:
+        for driver, words in ((softmax, _softmax_words), (gather, _gather_words), (scan, _scan_words),
+                              (steps, _steps_words), (product, _product_words)):
+            stack.enter_context(watched(driver, words))
+        called()
+    return found
+
+
+@contextlib.contextmanager
+def on(count: int) -> Iterator[list[int]]:
+    """In this block every job of several tiles is worth `count` threads, however small it is.
+
+    Gives the list of how many came to each job.
+    """
+    run, came = threads.run, []
+
+    def counted(kernel, job, *rest):
+        run(kernel, job, *rest)
+        came.append(int(job[CAME]))
+
+    with (mock.patch.object(threads, "worth", lambda multiplications, items: min(count, items)),
+          mock.patch.object(threads, "run", counted)):
+        yield came
+
+
+def repeated(own: Call, times: int) -> set[bytes]:
+    """What that many calls give, and those after them until two threads have come to each of their jobs."""
+    found, most, deadline = set(), [], time.monotonic() + 60
+    with on(2) as came:
+        # a helper that the system wakes late leaves a small job to its caller
+        while times > 0 or min(most) < 2:
+            assert time.monotonic() < deadline, f"{most} threads came to the jobs of a call"
+            came.clear()
+            found.add(own.bits())
+            most = [max(pair) for pair in zip(most or came, came, strict=True)]
+            times -= 1
+    return found
+
+
+def digest() -> str:
+    """Of what all paths give."""
+    total = hashlib.sha256()
+    for name in PATHS:
+        total.update(call(name).bits())
+    return total.hexdigest()
