@@ -209,6 +209,17 @@ def hide_bits(draw):
         yield Call((draw.spoiled(draw(keys, TILE), np.nan), keys, words))
 
 
+def hide_labels(draw):
+    far = 2**31 - 1
+    limits = [(0, 0), (-1, 2), (0, far), (-far, -3), (-far, far)]
+    for keys, (low, high) in itertools.product(COUNTS, limits):
+        own, others = (draw.rng.integers(0, top, size) for top, size in ((9, TILE), (9, 2 * keys)))
+        own[::7], others[::5] = far, far
+        for step in (1, 2):
+            yield Call((draw.spoiled(draw(keys, TILE), np.nan), keys, own, others[:step * keys], 8 * step, low,
+                        high))
+
+
 def add_rows(draw):
     for keys, count in itertools.product(COUNTS, COUNTS):
         # rows of a dense bias, and of a table by distance, each of which begins one number before the last
@@ -351,7 +362,8 @@ def decay(draw):
 TWINS = {
     "tile": dict(pack=pack, scores=scores, scores_past=scores_past, softmax=softmax_step,
                  accumulate=accumulate, accumulate_past=accumulate_past, unpack=unpack, fill=fill, fold=fold,
-                 hide_band=hide_band, hide_bits=hide_bits, add_rows=add_rows, add_lanes=add_lanes,
+                 hide_band=hide_band, hide_bits=hide_bits, hide_labels=hide_labels,
+                 add_rows=add_rows, add_lanes=add_lanes,
                  add_skewed=add_skewed),
     "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
     "features": dict(pad_rows=pad_rows, closest=closest, elu=elu, relu=relu, half_squares=half_squares,
@@ -537,6 +549,18 @@ def relative(q, k, v, *, keys, nearest, low, high, table, key_mask):
                   key_mask=key_mask)
 
 
+def apart_by_labels(q, k, v, *, own, others, limits, step, key_mask):
+    tile_list = tiles.band(q.shape[-2], k.shape[-2], -90, 70, step)
+    return attend(q, k, v, tile_list, labels=(own, others, limits), key_mask=key_mask)
+
+
+def labelled(rng, n, m, d):
+    count = int(rng.integers(1, 4))
+    return dict(own=rng.integers(0, 9, (2, count, n)), others=rng.integers(0, 9, (count, m)),
+                limits=np.array([[-1, 1], [0, 0], [-9, -4]])[:count], step=int(rng.choice([1, 3])),
+                key_mask=rng.random((2, m)) < 0.7)
+
+
 def hashed(q, k, v, *, rotations):
     return xfaccel.lsh_buckets(q, rotations.astype(q.dtype))
 
@@ -589,6 +613,7 @@ ENGINES = {  # name: (function, its own parameters, also in float64)
     "listed": ("attention_lse", listed, False),
     "by distance": (by_distance, near, True),
     "relative": (relative, apart, True),
+    "labelled": (apart_by_labels, labelled, True),
     "hashed": (hashed, lambda rng, n, m, d: dict(rotations=rng.standard_normal((2, d, 3, 1 + m % 20))), True),
     "gathered": (attend_listed, drawn, True),
     "window, dilated": ("sliding_window", lambda rng, n, m, d: dict(left=4, right=1, dilation=3), False),

@@ -1,6 +1,5 @@
 """Laws of Reformer: the hash, who sees whom in plain loops, limits, the union of rounds, and what leaks."""
 
-import importlib
 import math
 
 import numpy as np
@@ -389,19 +388,6 @@ def test_buckets_broadcast_against_the_leading_axes(package, rng):
               package.reformer(qk, v, buckets=wide.copy(), chunk=3))
     shared = package.reformer(qk[:, :1], v, buckets=wide, chunk=3)
     close(shared, package.reformer(np.repeat(qk[:, :1], 3, axis=1), v, buckets=wide, chunk=3))
-
-
-@law("reformer", "lsh_buckets")
-@pytest.mark.parametrize("size", [1, 24, 72, 400, 700])
-def test_the_size_of_pieces_does_not_matter(size, monkeypatch, rng):
-    fast = importlib.import_module("xfaccel.learned.reformer")
-    qk, v, buckets = drawn(rng, 20, 3)
-    rotations = rng.standard_normal((4, 2, 3))
-    options = dict(buckets=buckets, chunk=3, after=1, causal=True)
-    whole, hashed = fast.reformer(qk, v, **options), fast.lsh_buckets(qk, rotations)
-    monkeypatch.setattr(fast, "_AT_ONCE", size)
-    close(fast.reformer(qk, v, **options), whole)
-    np.testing.assert_array_equal(fast.lsh_buckets(qk, rotations), hashed)
 
 
 # the reversible block

@@ -25,7 +25,8 @@ Array = np.ndarray
 def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axes: tuple[int, ...] = (),
            key_mask: Array | None = None, mask: Array | None = None, bias: Array | None = None,
            distance_bias: tuple[Array, int] | None = None,
-           relative: tuple[Array, Array, int] | None = None, scale: float | None = None,
+           relative: tuple[Array, Array, int] | None = None,
+           labels: tuple[Array, Array, Array] | None = None, scale: float | None = None,
            with_lse: bool = True) -> tuple[Array, Array | None]:
     """Softmax attention over a tile list; q, k and v have been checked by `lengths`.
 
@@ -34,7 +35,9 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     and v. `mask` and `bias` are dense and broadcastable to (...,n,m). `distance_bias`, a table (lead..., n or
     1, T) in the dtype of q and an int f, adds table[..., i, clip(j - p - f, 0, T - 1)] to the score of key j
     and the query at position p = i + m - n. `relative`, queries r (lead..., n, d), keys by distance t
-    (lead..., T, d) and an int f, adds scale r_i . t_x, x = clip(j - p - f, 0, T - 1). Both have been checked.
+    (lead..., T, d) and an int f, adds scale r_i . t_x, x = clip(j - p - f, 0, T - 1). `labels`, int64
+    (lead..., L, n), (lead..., L, m) in 0..2**31-1 and limits (L, 2) in the range of an int32, hide a pair
+    where low <= key's - query's <= high for any of L. All of these have been checked.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
@@ -56,11 +59,13 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     if relative is not None:
         queries, keys, nearest = relative
         relative = rows(queries, lead), rows(keys, lead), m - n + nearest, keys.shape[-2] - 1
+    if labels is not None:
+        labels = rows(labels[0], lead), rows(labels[1], lead), labels[2]
     out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
     cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
             rows(lse[..., None], lead) if with_lse else None, d=d, e=e, tile_list=tile_list,
             plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows, mask=mask_rows,
-            bias=bias_rows, distance=distance, relative=relative)
+            bias=bias_rows, distance=distance, relative=relative, labels=labels)
     return out, lse
 
 

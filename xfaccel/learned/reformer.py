@@ -4,11 +4,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from xfaccel.arrays import check_array, check_key_mask, count, integers, leading, parameter, rows_at
-from xfaccel.core import attention, attention_lse, merge_into
+from xfaccel.core import attention, merge_into
+from xfaccel.engine import tiles
 from xfaccel.engine.product import closest
+from xfaccel.engine.softmax import attend
 
 Array = np.ndarray
-_AT_ONCE = 1 << 20  # scores that a mask is made for at a time
+_FAR = (1 << 31) - 1  # no two labels lie as far apart
 
 
 def lsh_buckets(x: Array, rotations: Array) -> Array:
@@ -35,8 +37,8 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     """Attention within chunks of the tokens sorted by bucket, in several rounds (Kitaev et al. 2020).
 
     (...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.reformer`: in each round the chunks of queries and the
-    overlapping windows of keys are leading axes of the softmax engine, and a mask, made for some chunks at a
-    time, hides what an earlier round has seen; the rounds are merged by their lse.
+    overlapping windows of keys are leading axes of the softmax engine, which hides what an earlier round has
+    seen by comparing the chunks of that round; the rounds are merged by their lse.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n R chunk (1 + before + after) (R + d + e)) time; below, u is chunk (1 + before + after).
@@ -58,7 +60,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     chunk = min(chunk, n)
     number = -(-n // chunk)
     before, after = min(before, number - 1), min(after, number - 1)
-    reach, width = before + after, (before + 1 + after) * chunk
+    width = (before + 1 + after) * chunk
     # NumPy sorts numbers of 8 or 16 bits in linear time
     order = np.argsort(buckets.astype(np.min_scalar_type(buckets.max())), axis=-1, kind="stable")
     place = np.argsort(order, axis=-1)
@@ -66,8 +68,6 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     labels = place // chunk
     if not across_buckets:
         labels += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * number
-    # in an unsigned type with room for `reach` more, b - (a - before) <= reach says the same
-    labels = labels.astype(np.min_scalar_type(int(labels.max()) + reach))
     # slots for whole chunks and for all that their windows reach; the tokens fill those from 0 to n - 1
     slot = np.arange(-before * chunk, (number + after) * chunk)
     filled, order = (0 <= slot) & (slot < n), order.take(slot, axis=-1, mode="clip")
@@ -79,26 +79,24 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
         return sliding_window_view(x, width, axis=-2)[..., ::chunk, :, :].swapaxes(-1, -2)
 
     keys = _directions(np.ascontiguousarray(np.where(shown[..., None], qk, 0)))
-    step = max(_AT_ONCE // (order[..., 0, 0].size * chunk * width), 1)
-    sorted_out, sorted_lse = (np.empty((*lead, number, chunk, w), qk.dtype) for w in (v.shape[-1], 1))
+    everyone = tiles.band(chunk, width, -tiles.WIDE, tiles.WIDE)
+    here, beyond = (-before, after), [(-_FAR, -before - 1), (after + 1, _FAR)]
     out = lse = None
     for r in range(order.shape[-2]):
         at = order[..., r, :]
         q, k, w = chunks(rows_at(qk, at)), windows(rows_at(keys, at)), windows(rows_at(v, at))
-        seen = windows(rows_at(shown[..., None], at) & filled[:, None])
-        label = np.take_along_axis(labels[..., :r + 1, :], at[..., None, :], axis=-1)[..., None]
-        at = at[..., None].astype(np.min_scalar_type(n))
-        q_at, k_at, q_label, k_label = chunks(at), windows(at).mT, chunks(label - before), windows(label).mT
-        for start in range(0, number, step):
-            part = np.s_[..., start:start + step, :, :]
-            mask = k_at[part] < q_at[part] if causal else k_at[part] != q_at[part]
-            for s in range(r + (not across_buckets)):
-                apart = k_label[..., s, :, :, :][part] - q_label[..., s, :, :, :][part]
-                mask &= apart <= reach if s == r else apart > reach
-            sorted_out[part], sorted_lse[part][..., 0] = attention_lse(
-                q[part], k[part], w[part], mask=mask, key_mask=seen[part][..., 0], scale=scale)
+        seen = windows(rows_at(shown[..., None], at) & filled[:, None])[..., 0]
+        # hidden: the token itself or, if causal, also those after it; what an earlier round has seen; and if
+        # buckets part, what lies in another
+        hidden = [(0, n if causal else 0), *r * [here], *([] if across_buckets else beyond)]
+        own = [*range(r), *([] if across_buckets else [r, r])]
+        own = np.take_along_axis(labels[..., own, :], at[..., None, :], axis=-1)
+        own = np.concatenate([at[..., None, :], own], axis=-2)[..., None]
+        own = [x[..., 0].swapaxes(-2, -3) for x in (chunks(own), windows(own))]
+        sorted_out, sorted_lse = attend(q, k, w, everyone, labels=(*own, np.array(hidden)), scale=scale,
+                                        key_mask=None if seen.all() else seen)
         del q, k, w  # else the rows of two rounds would be in memory
-        new, new_lse = (rows_at(x.reshape(*lead, number * chunk, x.shape[-1]), place[..., r, :])
+        new, new_lse = (rows_at(x.reshape(*lead, number * chunk, -1), place[..., r, :])
                         for x in (sorted_out, sorted_lse))
         out, lse = merge_into((out, lse), (new, new_lse[..., 0])) if r else (new, new_lse[..., 0])
     # a token that saw no other sees itself; a NaN in its key counts

@@ -15,7 +15,7 @@ from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import cache, threads
 from xfaccel.engine.cpu.kernels import features as extra
 from xfaccel.engine.cpu.kernels import tile as micro
-from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, start_of
+from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, start_of, store_int
 from xfaccel.engine.cpu.tile_plain import LOG_2, OPTIONS
 from xfaccel.engine.tiles import TILE, WIDE, TileList
 
@@ -31,8 +31,9 @@ FOLD = 16  # tiles of keys that are added up apart
  KEY_MASK, _, KEY_MASK_COLUMN, MASK, _, MASK_ROW, MASK_COLUMN, BIAS, _, BIAS_ROW, BIAS_COLUMN,
  TABLE, _, TABLE_ROW, TABLE_COLUMN, NEAREST, FARTHEST,  # bias by distance: of entry 0, and the last entry
  R_QUERY, _, R_QUERY_ROW, R_KEY, _, R_KEY_ROW, R_NEAREST, R_FARTHEST,  # queries, and keys by distance
+ Q_LABEL, _, Q_LABEL_ROW, K_LABEL, _, K_LABEL_ROW, LABELS, LIMITS,  # how many, and the limits of each
  PLANES, PLANE_OF, TILES, OFFSETS, SEGMENTS, MASKS,  # the tile list, and the plane of each leading entry
- SCRATCH, SCRATCH_SIZE) = range(0, 8 * 54, 8)        # bytes per thread
+ SCRATCH, SCRATCH_SIZE) = range(0, 8 * 62, 8)        # bytes per thread
 
 
 with cache.enabled():
@@ -78,8 +79,8 @@ with cache.enabled():
     def _work(job, key_mask, dense, distance, zero):
         """Take tiles until there are none.
 
-        `key_mask`, `dense` (mask or bias) and `distance` (a bias or keys by distance) are None where there is
-        none: then no code for them is compiled.
+        `key_mask`, `dense` (mask, bias or labels) and `distance` (a bias or keys by distance) are None where
+        there is none: then no code for them is compiled.
         One function on purpose: Numba optimises a function again in each of its callers.
         """
         scale = load_real(job + SCALE, zero)
@@ -90,7 +91,7 @@ with cache.enabled():
 
         # scratch, rows of 64: queries (d rows), scores (64), output and its sums (e + 1), the same of the
         # tiles before (e + 1), three rows, copies of k and v; queries for keys by distance (d), and their
-        # scores of 128 distances
+        # scores of 128 distances; labels of the queries
         queries = load_int(job + SCRATCH) + fetch_add(job + WORKERS, 1) * load_int(job + SCRATCH_SIZE)
         s = queries + row * d
         result = s + row * TILE
@@ -102,6 +103,7 @@ with cache.enabled():
         v_copy = k_copy + row * d
         asking = v_copy + row * e
         lower, upper = asking + row * d, asking + row * (d + TILE)
+        own_labels = queries + load_int(job + SCRATCH_SIZE) - 8 * TILE * load_int(job + LABELS)
 
         while True:
             item = fetch_add(job + NEXT, 1)
@@ -122,6 +124,12 @@ with cache.enabled():
             micro.fill(top, 1, -np.inf, zero)
             micro.fill(held, 1, zero + 1, zero)
             unfolded, folded = 0, False
+            if dense is not None:
+                for which in range(load_int(job + LABELS)):
+                    label = start_of(job + Q_LABEL, entry) + which * load_int(job + Q_LABEL_ROW) + 8 * first
+                    for lane in range(TILE):
+                        place = own_labels + 8 * (which * TILE + lane)
+                        store_int(place, load_int(label + 8 * step * min(lane, count - 1)))
             ready = WIDE  # the first of 64 distances whose scores are in `upper`
             if distance is not None:
                 if load_int(job + R_KEY) != 0:
@@ -172,6 +180,11 @@ with cache.enabled():
                             hidden = start_of(job + MASK, entry) + first * mask_row + key * column
                             mask_row, column = step * mask_row, key_step * column
                             micro.hide_mask(s, keys, count, hidden, mask_row, column, zero)
+                        for which in range(load_int(job + LABELS)):
+                            label = start_of(job + K_LABEL, entry) + which * load_int(job + K_LABEL_ROW)
+                            limits = load_int(job + LIMITS) + 16 * which
+                            micro.hide_labels(s, keys, own_labels + 8 * which * TILE, label + 8 * key,
+                                              8 * key_step, load_int(limits), load_int(limits + 8), zero)
                     if distance is not None:
                         if load_int(job + R_KEY) != 0:
                             # the distances of the last lane and the first key, 64 on, and of the first lane:
@@ -226,14 +239,17 @@ with cache.enabled():
 def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: int, tile_list: TileList,
         plane_of: Array, scale: float, key_mask: Rows | None = None, mask: Rows | None = None,
         bias: Rows | None = None, distance: tuple[Rows, int, int] | None = None,
-        relative: tuple[Rows, Rows, int, int] | None = None) -> None:
+        relative: tuple[Rows, Rows, int, int] | None = None,
+        labels: tuple[Rows, Rows, Array] | None = None) -> None:
     """Fill `out` (n, e) and, where it is wanted, `lse` (n, 1) of every leading entry.
 
     `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
     `bias` are rows of (n, m), `key_mask` rows of (1, m). `distance` is a table with rows of (n, entries), the
     difference of key and query that belongs to its entry 0, and its last entry; what lies beyond either end
     takes the entry there. `relative` are queries (n, d) and keys by distance (entries, d), and the same two
-    numbers; the steps in the tile list have to be 1.
+    numbers; the steps in the tile list have to be 1. `labels` are rows of int64 (L, n) of the queries and
+    (L, m) of the keys, below 2**31, and limits (L, 2): a pair is hidden where low <= key's - query's <= high
+    for any of L.
     """
     entries = len(q.offsets)
     total = entries * tile_list.slots
@@ -242,7 +258,8 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
     dtype = out.memory.dtype
     workers = threads.worth(entries * tile_list.scores * (d + e), total)
     rows_of_tiles = TILE + 2 * d + 3 * e + 5 + (d + 2 * TILE if relative else 0)
-    size = -(-TILE * rows_of_tiles * dtype.itemsize // 64) * 64
+    limits = labels[2] if labels else np.empty((0, 2), np.int64)
+    size = -(-TILE * rows_of_tiles * dtype.itemsize // 64) * 64 + 8 * TILE * len(limits)
     room = scratch(workers * size)
     job = np.array([
         0, total, 0, tile_list.slots, d, e, 0,
@@ -251,8 +268,10 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
         *(mask[2:] if mask else (0, 0, 0, 0)), *(bias[2:] if bias else (0, 0, 0, 0)),
         *((*distance[0][2:], *distance[1:]) if distance else (0, 0, 0, 0, 0, 0)),
         *((*relative[0][2:5], *relative[1][2:5], *relative[2:]) if relative else [0] * 8),
+        *((*labels[0][2:5], *labels[1][2:5], len(limits), address(limits)) if labels else [0] * 8),
         tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size], np.int64)
     job.view(dtype)[SCALE // dtype.itemsize] = scale * math.log2(math.e)
-    switches = (None if key_mask is None else 1, None if mask is None and bias is None else 1,
+    switches = (None if key_mask is None else 1,
+                None if mask is None and bias is None and labels is None else 1,
                 None if distance is None and relative is None else 1)
     threads.run(_work, job, switches, dtype.type(0), workers - 1)

@@ -160,6 +160,20 @@ def hide_bits(s, keys, words, zero):
 
 
 @njit(**OPTIONS)
+def hide_labels(s, keys, own, others, step, low, high, zero):
+    """s[j, lane] = -inf where low <= others[j] - own[lane] <= high, int64 numbers from 0 to 2**31 - 1.
+
+    own has a number for each of 64 lanes, those of others are `step` bytes apart; limits fit an int32.
+    """
+    tile = table(s, keys, TILE, zero)
+    for j in range(keys):
+        other = load_int(others + j * step)
+        for lane in range(TILE):
+            if low <= other - load_int(own + 8 * lane) <= high:
+                tile[j, lane] = -np.inf
+
+
+@njit(**OPTIONS)
 def hide_mask(s, keys, count, mask, row, column, zero):
     """s[j, lane] = -inf where the byte of lane and key in a dense mask is 0."""
     tile = table(s, keys, TILE, zero)

@@ -20,12 +20,12 @@ from xfaccel.engine.cpu.tile_plain import (
     logarithms,
     seen_keys,
 )
-from xfaccel.engine.cpu.vector import kernel
+from xfaccel.engine.cpu.vector import I64, kernel
 from xfaccel.engine.tiles import TILE
 
 __all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows",
            "add_skewed", "copy_row", "copy_seen", "fill", "fold", "hide_band", "hide_bits", "hide_keys",
-           "hide_mask", "logarithms", "pack", "scores", "scores_past", "seen_keys", "softmax",
+           "hide_labels", "hide_mask", "logarithms", "pack", "scores", "scores_past", "seen_keys", "softmax",
            "unpack"]
 
 _MANY = 1 << 20  # larger band limits mean the same as this one, which fits an int32
@@ -223,6 +223,32 @@ def hide_band(typing, s, keys, low, high, zero):
 
         e.loop(0, keys, key)
     return kernel(emit, zero, "iiii")
+
+
+@intrinsic
+def hide_labels(typing, s, keys, own, others, step, low, high, zero):
+    def emit(e, s, keys, own, others, step, low, high):
+        build, short = e.builder, ir.IntType(32)
+        wide = ir.VectorType(I64, e.width)
+        # one comparison of numbers without sign: what lies below low counts as very large
+        lowest = e.broadcast_int(build.trunc(low, short))
+        span = e.broadcast_int(build.trunc(build.sub(high, low), short))
+
+        def lanes(first):
+            label = build.load(e.at(own, e.times(first, 8)), typ=wide, align=8)
+            least = build.add(build.trunc(label, ir.VectorType(short, e.width)), lowest)
+
+            def key(j):
+                other = build.load(e.at(others, build.mul(j, step)), typ=I64, align=8)
+                beyond = build.sub(e.broadcast_int(build.trunc(other, short)), least)
+                place = e.at(s, e.times(j, e.row), e.times(first, e.size))
+                hidden = build.icmp_unsigned("<=", beyond, span)
+                e.store(build.select(hidden, e.splat(float("-inf")), e.load(place)), place)
+
+            e.loop(0, keys, key)
+
+        e.loop(0, TILE, lanes, step=e.width)
+    return kernel(emit, zero, "iiiiiii")
 
 
 @intrinsic
