@@ -216,8 +216,8 @@ def hide_labels(draw):
         own, others = (draw.rng.integers(0, top, size) for top, size in ((9, TILE), (9, 2 * keys)))
         own[::7], others[::5] = far, far
         for step in (1, 2):
-            yield Call((draw.spoiled(draw(keys, TILE), np.nan), keys, own, others[:step * keys], 8 * step, low,
-                        high))
+            tile = draw.spoiled(draw(keys, TILE), np.nan)
+            yield Call((tile, keys, own, others[:step * keys], 8 * step, low, high))
 
 
 def add_rows(draw):

@@ -13,10 +13,6 @@ def _rounds(n):
     return dict(buckets=np.random.default_rng(n).integers(0, 2 * n // BLOCK, (HEADS, 2, n)), chunk=BLOCK)
 
 
-def _window(n):
-    return dict(R=2, u=2 * BLOCK)
-
-
 def _tokens_and_rotations(n):
     return qkv(n)[0], normal(WIDTH, 2, -(-n // BLOCK))
 
@@ -51,9 +47,9 @@ def _sides(n):
 VARIANTS = {
     "lsh_buckets": Variant("lsh_buckets", arguments=_tokens_and_rotations,
                            letters=lambda n: dict(R=2, b=2 * -(-n // BLOCK))),
-    "reformer": Variant("reformer", _rounds, lambda n: qkv(n)[1:], letters=_window),
+    "reformer": Variant("reformer", _rounds, lambda n: qkv(n)[1:], letters=lambda n: dict(R=2)),
     "reformer, causal": Variant("reformer", lambda n: _rounds(n) | dict(causal=True), lambda n: qkv(n)[1:],
-                                letters=_window),
+                                letters=lambda n: dict(R=2)),
     "routing_clusters": Variant("routing_clusters", lambda n: dict(size=round(n**0.5)),
                                 _tokens_and_centroids, letters=lambda n: dict(C=round(n**0.5))),
     "routing": Variant("routing", _routes, letters=_sides),

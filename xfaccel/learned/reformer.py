@@ -42,8 +42,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n R chunk (1 + before + after) (R + d + e)) time; below, u is chunk (1 + before + after).
-    Memory: threads * tile(d, e) + heads * n * ((3 * d + 2 * e) * size + 24 * R)
-        + min(2**20, heads * n * u) * (3 + e * size / u).
+    Memory: threads * tile(d, e) + heads * n * (3 * (d + e) * size + 24 * R + 48).
     """
     check_array("qk", qk, least=2)
     check_array("v", v, least=2, dtype=qk.dtype, like="qk")

@@ -1,6 +1,7 @@
 """The softmax engine's micro-kernels on vectors; each says what its namesake in `tile_plain` says.
 
-The two that do the work, `scores` and `accumulate`, have a file of their own, `products_simd`.
+The two that do the work, `scores` and `accumulate`, are in `products_simd`, what is added to scores or hides
+them in `bias_simd`.
 """
 
 import functools
@@ -8,9 +9,9 @@ import functools
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from xfaccel.engine.cpu.bias_simd import add_lanes, add_rows, add_skewed, hide_band, hide_bits, hide_labels
 from xfaccel.engine.cpu.products_simd import accumulate, accumulate_past, scores, scores_past
 from xfaccel.engine.cpu.tile_plain import (
-    LOG2_E,
     add_bias,
     add_clipped,
     copy_row,
@@ -20,35 +21,13 @@ from xfaccel.engine.cpu.tile_plain import (
     logarithms,
     seen_keys,
 )
-from xfaccel.engine.cpu.vector import I64, kernel
+from xfaccel.engine.cpu.vector import kernel, rows_of
 from xfaccel.engine.tiles import TILE
 
 __all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows",
            "add_skewed", "copy_row", "copy_seen", "fill", "fold", "hide_band", "hide_bits", "hide_keys",
            "hide_labels", "hide_mask", "logarithms", "pack", "scores", "scores_past", "seen_keys", "softmax",
            "unpack"]
-
-_MANY = 1 << 20  # larger band limits mean the same as this one, which fits an int32
-
-
-def _rows_of(e, x, x_row, first, count):
-    """Pointers to the rows of `width` lanes; those beyond the count repeat the last: nobody looks at them."""
-    build = e.builder
-    last = build.sub(count, e.index(1))
-    pointers = []
-    for r in range(e.width):
-        lane = build.add(first, e.index(r))
-        lane = build.select(build.icmp_signed("<", lane, last), lane, last)
-        pointers.append(e.at(x, build.mul(lane, x_row)))
-    return pointers
-
-
-def _gathered(e, pointers):
-    """A vector of one number from each pointer."""
-    vector = ir.Constant(e.vector, ir.Undefined)
-    for r, pointer in enumerate(pointers):
-        vector = e.builder.insert_element(vector, e.load_one(pointer), ir.Constant(ir.IntType(32), r))
-    return vector
 
 
 @intrinsic
@@ -60,7 +39,7 @@ def pack(typing, x, x_row, count, width, factor, out, zero):
         whole = build.sub(width, build.srem(width, e.index(e.width)))
 
         def lanes(first):
-            pointers = _rows_of(e, x, x_row, first, count)
+            pointers = rows_of(e, x, x_row, first, count)
 
             def columns(c):
                 vectors = [e.load(e.at(pointer, e.times(c, e.size))) for pointer in pointers]
@@ -196,157 +175,3 @@ def fold(typing, part, rows, held, whole, zero):
 
         e.loop(0, rows, row)
     return kernel(emit, zero, "iiii")
-
-
-@intrinsic
-def hide_band(typing, s, keys, low, high, zero):
-    def emit(e, s, keys, low, high):
-        build, short = e.builder, ir.IntType(32)
-
-        def limited(number):
-            for sign, bound in ((">", _MANY), ("<", -_MANY)):
-                beyond = build.icmp_signed(sign, number, e.index(bound))
-                number = build.select(beyond, e.index(bound), number)
-            return number
-
-        low, high = limited(low), limited(high)
-
-        def key(j):
-            # low <= j - lane <= high, as lane >= j - high and lane <= j - low
-            least = e.broadcast_int(build.trunc(build.sub(j, high), short))
-            most = e.broadcast_int(build.trunc(build.sub(j, low), short))
-            for first in range(0, TILE, e.width):
-                seen = build.and_(build.icmp_signed(">=", e.lanes(first), least),
-                                  build.icmp_signed("<=", e.lanes(first), most))
-                place = e.at(s, e.times(j, e.row), first * e.size)
-                e.store(build.select(seen, e.load(place), e.splat(float("-inf"))), place)
-
-        e.loop(0, keys, key)
-    return kernel(emit, zero, "iiii")
-
-
-@intrinsic
-def hide_labels(typing, s, keys, own, others, step, low, high, zero):
-    def emit(e, s, keys, own, others, step, low, high):
-        build, short = e.builder, ir.IntType(32)
-        wide = ir.VectorType(I64, e.width)
-        # one comparison of numbers without sign: what lies below low counts as very large
-        lowest = e.broadcast_int(build.trunc(low, short))
-        span = e.broadcast_int(build.trunc(build.sub(high, low), short))
-
-        def lanes(first):
-            label = build.load(e.at(own, e.times(first, 8)), typ=wide, align=8)
-            least = build.add(build.trunc(label, ir.VectorType(short, e.width)), lowest)
-
-            def key(j):
-                other = build.load(e.at(others, build.mul(j, step)), typ=I64, align=8)
-                beyond = build.sub(e.broadcast_int(build.trunc(other, short)), least)
-                place = e.at(s, e.times(j, e.row), e.times(first, e.size))
-                hidden = build.icmp_unsigned("<=", beyond, span)
-                e.store(build.select(hidden, e.splat(float("-inf")), e.load(place)), place)
-
-            e.loop(0, keys, key)
-
-        e.loop(0, TILE, lanes, step=e.width)
-    return kernel(emit, zero, "iiiiiii")
-
-
-@intrinsic
-def add_rows(typing, s, keys, count, bias, row, zero):
-    def emit(e, s, keys, count, bias, row):
-        build = e.builder
-        factors = e.splat(LOG2_E)
-        whole = build.sub(keys, build.srem(keys, e.index(e.width)))
-
-        def lanes(first):
-            pointers = _rows_of(e, bias, row, first, count)
-
-            def columns(j):
-                vectors = [e.load(e.at(pointer, e.times(j, e.size))) for pointer in pointers]
-                for r, vector in enumerate(e.transpose(vectors)):
-                    place = e.at(s, e.times(j, e.row), e.times(first, e.size), r * e.row)
-                    e.store(e.multiply_add(vector, factors, e.load(place)), place)
-
-            def column_left(j):
-                place = e.at(s, e.times(j, e.row), e.times(first, e.size))
-                vector = _gathered(e, [e.at(pointer, e.times(j, e.size)) for pointer in pointers])
-                e.store(e.multiply_add(vector, factors, e.load(place)), place)
-
-            e.loop(0, whole, columns, step=e.width)
-            e.loop(whole, keys, column_left)
-
-        e.loop(0, TILE, lanes, step=e.width)
-    return kernel(emit, zero, "iiiii")
-
-
-@intrinsic
-def add_lanes(typing, s, keys, count, bias, row, zero):
-    def emit(e, s, keys, count, bias, row):
-        def lanes(first):
-            vector = _gathered(e, _rows_of(e, bias, row, first, count))
-
-            def key(j):
-                place = e.at(s, e.times(j, e.row), e.times(first, e.size))
-                e.store(e.multiply_add(vector, e.splat(LOG2_E), e.load(place)), place)
-
-            e.loop(0, keys, key)
-
-        e.loop(0, TILE, lanes, step=e.width)
-    return kernel(emit, zero, "iiiii")
-
-
-@intrinsic
-def add_skewed(typing, s, keys, lower, upper, zero):
-    def emit(e, s, keys, lower, upper):
-        build, factors = e.builder, e.splat(LOG2_E)
-
-        def block(j, first):
-            # a square of keys and lanes: distances grow by one from key to key and from the last lane to the
-            # first, so it takes twice as many rows, less one; a vector's width of them lies in one tile
-            begin = build.sub(j, e.index(first + e.width - TILE))
-            rows = []
-            for row in (begin, build.add(begin, e.index(e.width))):
-                in_lower = build.icmp_signed("<", row, e.index(TILE))
-                base = build.select(in_lower, lower, build.sub(upper, e.index(TILE * e.row)))
-                place = e.at(base, e.times(row, e.row), first * e.size)
-                rows += [e.load(e.at(place, r * e.row)) for r in range(e.width)]
-            for r, vector in enumerate(_skewed(e, rows[:-1])):
-                place = e.at(s, e.times(j, e.row), r * e.row, first * e.size)
-                e.store(e.multiply_add(vector, factors, e.load(place)), place)
-
-        def blocks(j):
-            for first in range(0, TILE, e.width):
-                block(j, first)
-
-        e.loop(0, keys, blocks, step=e.width)
-    return kernel(emit, zero, "iiii")
-
-
-def _skewed(e, rows):
-    """Of 2 width - 1 vectors, vectors r whose lane l comes from row r + width - 1 - l.
-
-    Lanes go steps of 1, 2, 4, ... rows, each those that make up its way.
-    """
-    half = 1
-    while half < e.width:
-        places = [lane + e.width * ((e.width - 1 - lane) // half % 2) for lane in range(e.width)]
-        rows = [e.shuffle(a, b, places) for a, b in zip(rows, rows[half:], strict=False)]
-        half *= 2
-    return rows
-
-
-@intrinsic
-def hide_bits(typing, s, keys, words, zero):
-    def emit(e, s, keys, words):
-        build = e.builder
-
-        def key(j):
-            word = build.load(e.at(words, e.times(j, 8)), typ=ir.IntType(64), align=8)
-            for first in range(0, TILE, e.width):
-                bits = build.trunc(build.lshr(word, e.index(first)), ir.IntType(e.width))
-                seen = build.bitcast(bits, ir.VectorType(ir.IntType(1), e.width))
-                place = e.at(s, e.times(j, e.row), first * e.size)
-                e.store(build.select(seen, e.load(place), e.splat(float("-inf"))), place)
-
-        e.loop(0, keys, key)
-    return kernel(emit, zero, "iii")

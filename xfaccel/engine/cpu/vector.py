@@ -186,6 +186,18 @@ class Emitter:
         return rows
 
 
+def rows_of(e: Emitter, x, x_row, first, count) -> list:
+    """Pointers to the rows of `width` lanes; those beyond the count repeat the last: nobody looks at them."""
+    build = e.builder
+    last = build.sub(count, e.index(1))
+    pointers = []
+    for r in range(e.width):
+        lane = build.add(first, e.index(r))
+        lane = build.select(build.icmp_signed("<", lane, last), lane, last)
+        pointers.append(e.at(x, build.mul(lane, x_row)))
+    return pointers
+
+
 def kernel(emit: Callable, zero, parameters: str):
     """Typing and code of a micro-kernel: `parameters` has an i for each int64 and an f for each number."""
     kinds = [types.int64 if letter == "i" else zero for letter in parameters]
