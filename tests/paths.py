@@ -15,14 +15,17 @@ from unittest import mock
 
 import numpy as np
 from cases import Shape, draw_qkv, in_steps, plain
+from numba import njit
 
 import xfaccel
+from xfaccel.arrays import address
 from xfaccel.engine import scan as scan_face
 from xfaccel.engine.cpu import gather, product, scan, softmax, steps, threads
+from xfaccel.engine.cpu.memory import fetch_add, invoke, load_int, pause, peek
 from xfaccel.engine.tiles import WIDE
 
 N, LONG = 150, 1040  # several tiles; a sequence that the scan engine cuts into parts
-CAME = 2             # the place in every driver's job of the number of threads that came
+CAME, DUE, LOOKS, KERNEL, JOB, SWITCHES = range(0, 8 * 6, 8)  # of the record that wraps a driver's job
 
 
 class Path(NamedTuple):
@@ -207,34 +210,55 @@ def ways(called: Callable[[], object]) -> set[str]:
     return found
 
 
-@contextlib.contextmanager
-def on(count: int) -> Iterator[list[int]]:
-    """In this block every job of several tiles is worth `count` threads, however small it is.
+@njit(nogil=True)
+def _together(job, _, __, ___, zero):
+    """Do the driver's job when all threads have come, or do not come."""
+    fetch_add(job + CAME, 1)
+    for _ in range(load_int(job + LOOKS)):
+        if peek(job + CAME) == load_int(job + DUE):
+            break
+        pause()
+    a, b, c = load_int(job + SWITCHES), load_int(job + SWITCHES + 8), load_int(job + SWITCHES + 16)
+    invoke(load_int(job + KERNEL), load_int(job + JOB), a, b, c, zero)
+    return 0
 
-    Gives the list of how many came to each job.
+
+@contextlib.contextmanager
+def on(count: int, looks: int = 0) -> Iterator[list[int]]:
+    """In this block every job of several tiles has `count` threads, however small it is.
+
+    They wait for each other for so many looks, and then share its tiles. Gives the list of how many came to
+    each such job.
     """
     run, came = threads.run, []
 
-    def counted(kernel, job, *rest):
-        run(kernel, job, *rest)
-        came.append(int(job[CAME]))
+    def shared(kernel, job, switches, zero, helpers):
+        if helpers == 0:
+            run(kernel, job, switches, zero, 0)
+            return
+        entry = threads._entry(kernel, tuple(x is None for x in switches), zero.dtype)
+        own = np.array([0, 1 + helpers, looks, entry, address(job), *(x or 0 for x in switches)], np.int64)
+        run(_together, own, (None, None, None), zero, helpers)
+        came.append(int(own[CAME]))
 
+    # on a busy machine a helper that is woken takes the core of its caller, and may sleep before there is a job
     with (mock.patch.object(threads, "worth", lambda multiplications, items: min(count, items)),
-          mock.patch.object(threads, "run", counted)):
+          mock.patch.object(threads, "run", shared),
+          mock.patch.object(threads, "_PATIENCE", max(looks, threads._PATIENCE))):
         yield came
 
 
 def repeated(own: Call, times: int) -> set[bytes]:
-    """What that many calls give, and those after them until two threads have come to each of their jobs."""
+    """What that many calls give, and those before them until two threads have come to each of their jobs."""
     found, most, deadline = set(), [], time.monotonic() + 60
-    with on(2) as came:
-        # a helper that the system wakes late leaves a small job to its caller
-        while times > 0 or min(most) < 2:
+    with on(2, looks=1 << 18) as came:
+        while min(most, default=1) < 2:
             assert time.monotonic() < deadline, f"{most} threads came to the jobs of a call"
             came.clear()
             found.add(own.bits())
             most = [max(pair) for pair in zip(most or came, came, strict=True)]
-            times -= 1
+    with on(2):
+        found.update(own.bits() for _ in range(times))
     return found
 
 
