@@ -1,5 +1,6 @@
 """Long ListOps against hand-worked lists, a naive generator and evaluator, and the exact law of lengths."""
 
+import inspect
 import os
 import random
 import subprocess
@@ -185,6 +186,9 @@ def test_baselines_by_hand():
     # [SM was never fitted and gets the majority's 7
     assert listops.root_accuracy(fit, fit_labels, ids, labels) == 1
     assert listops.root_accuracy(fit, fit_labels, ids, np.array([9, 7, 9])) == pytest.approx(1 / 3)
+    # with nothing fitted both guess 0
+    assert listops.majority_accuracy(fit_labels[:0], np.array([9, 0, 9])) == pytest.approx(1 / 3)
+    assert listops.root_accuracy(fit[:0], fit_labels[:0], ids, np.array([9, 0, 9])) == pytest.approx(1 / 3)
 
 
 def naive_tree(rng, depth):
@@ -262,6 +266,12 @@ def test_every_tree_once_then_a_clear_end():
 def test_sizes_that_make_no_tree_raise_at_the_call(arguments, error, message):
     with pytest.raises(error, match=message):
         listops.generate(**{"rng": 0, **arguments})
+
+
+def test_the_default_size_is_that_of_the_released_generator():
+    size = dict(max_depth=10, max_args=10, min_length=500, max_length=2000)
+    parameters = inspect.signature(listops.generate).parameters
+    assert listops.SIZES["long"] == size == {name: parameters[name].default for name in size}
 
 
 def test_pad_cuts_and_fills():
