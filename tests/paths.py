@@ -241,7 +241,7 @@ def on(count: int, looks: int = 0) -> Iterator[list[int]]:
         run(_together, own, (None, None, None), zero, helpers)
         came.append(int(own[CAME]))
 
-    # on a busy machine a helper that is woken takes the core of its caller, and may sleep before there is a job
+    # on a busy machine a helper that is woken takes the core of its caller, and sleeps before there is a job
     with (mock.patch.object(threads, "worth", lambda multiplications, items: min(count, items)),
           mock.patch.object(threads, "run", shared),
           mock.patch.object(threads, "_PATIENCE", max(looks, threads._PATIENCE))):
@@ -249,16 +249,15 @@ def on(count: int, looks: int = 0) -> Iterator[list[int]]:
 
 
 def repeated(own: Call, times: int) -> set[bytes]:
-    """What that many calls give, and those before them until two threads have come to each of their jobs."""
+    """What that many calls give, and those after them until two threads have come to each of their jobs."""
     found, most, deadline = set(), [], time.monotonic() + 60
     with on(2, looks=1 << 18) as came:
-        while min(most, default=1) < 2:
+        while times > 0 or min(most) < 2:
             assert time.monotonic() < deadline, f"{most} threads came to the jobs of a call"
             came.clear()
             found.add(own.bits())
             most = [max(pair) for pair in zip(most or came, came, strict=True)]
-    with on(2):
-        found.update(own.bits() for _ in range(times))
+            times -= 1
     return found
 
 
