@@ -14,13 +14,13 @@ from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
-from cases import Shape, draw_qkv, in_steps, plain
+from cases import Shape, draw_qkv, hashed, in_steps, plain, shared_qk
 from numba import njit
 
 import xfaccel
 from xfaccel.arrays import address
 from xfaccel.engine import scan as scan_face
-from xfaccel.engine.cpu import gather, product, scan, softmax, steps, threads
+from xfaccel.engine.cpu import gather, hashing, product, scan, softmax, steps, threads
 from xfaccel.engine.cpu.memory import fetch_add, invoke, load_int, pause, peek
 from xfaccel.engine.tiles import WIDE
 
@@ -33,6 +33,7 @@ class Path(NamedTuple):
     options: Callable[[np.random.Generator], dict]
     length: int = N
     splits: tuple[int, ...] = ()  # of a streaming form
+    adapter: Callable | None = None  # (function, q, k, v, **options), where a function takes other arguments
 
 
 class Call(NamedTuple):
@@ -48,7 +49,7 @@ class Call(NamedTuple):
 def call(name: str, seed: int = 0) -> Call:
     """The call that takes a path, with arguments of this seed."""
     path, rng = PATHS[name], np.random.default_rng(seed)
-    own = in_steps(path.function, path.splits) if path.splits else plain(path.function)
+    own = in_steps(path.function, path.splits) if path.splits else plain(path.function, path.adapter)
     # entries of 0.3: large ones cost some features their digits
     shape = Shape(path.length, path.length, 16, 16, (2,), (2,))
     return Call(own, draw_qkv(rng, np.float32, shape, 0.3), path.options(rng))
@@ -99,6 +100,14 @@ def older(rng):
     return dict(memory=memory, compressed=nothing, relative_keys=rng.standard_normal((2 * N, 16)))
 
 
+def rounds(rng):
+    return hashed(rng, N, chunk=30)
+
+
+def of_queries(function, q, k, v, **options):
+    return function(q, **options)
+
+
 def projections(rng):
     return dict(key_projection=rng.standard_normal((70, N)), value_projection=rng.standard_normal((70, N)))
 
@@ -130,6 +139,10 @@ def _paths() -> Iterator[tuple[str, Path]]:
                 ("band", ["distance", "lse"], "shaw", key_table, value_table)):
             yield _name("softmax", keys, *operands, *by_distance), Path(function, options(*own, *draws))
         yield _name("product", *operands), Path("linformer", options(projections, *draws))
+    yield _name("softmax", "full", "key_mask", "labels", "lse"), Path(
+        "reformer", options(rounds), adapter=shared_qk)
+    yield _name("hashing"), Path("lsh_buckets", lambda rng: dict(rotations=rng.standard_normal((16, 3, 20))),
+                                 adapter=of_queries)
     yield _name("softmax", "full", "relative", "lse"), Path("compressive_transformer", options(older))
     for operands, draws in subsets(causal=dict(causal=True), key_mask=key_mask):
         for lse, function in functions:
@@ -157,7 +170,7 @@ PATHS = dict(_paths())
 def _softmax_words(x: dict) -> list[str]:
     limits = x["tile_list"].segments[:, 3:5]
     keys = "bits" if x["tile_list"].masks.size else "band" if (abs(limits) < WIDE // 2).any() else "full"
-    return [keys, *_given(x, "key_mask", "mask", "bias", "distance", "relative", "lse")]
+    return [keys, *_given(x, "key_mask", "mask", "bias", "distance", "relative", "labels", "lse")]
 
 
 def _gather_words(x: dict) -> list[str]:
@@ -172,6 +185,10 @@ def _scan_words(x: dict) -> list[str]:
 
 def _steps_words(x: dict) -> list[str]:
     return [_kind(x)]
+
+
+def _hashing_words(x: dict) -> list[str]:
+    return []
 
 
 def _product_words(x: dict) -> list[str]:
@@ -204,7 +221,8 @@ def ways(called: Callable[[], object]) -> set[str]:
 
     with contextlib.ExitStack() as stack:
         for driver, words in ((softmax, _softmax_words), (gather, _gather_words), (scan, _scan_words),
-                              (steps, _steps_words), (product, _product_words)):
+                              (steps, _steps_words), (product, _product_words),
+                              (hashing, _hashing_words)):
             stack.enter_context(watched(driver, words))
         called()
     return found
