@@ -521,6 +521,13 @@ def test_there_is_no_epsilon(package):
 # steps
 
 
+def test_a_step_has_no_epsilon(package):
+    """Weights of 1e-40 and 3e-40, of which one over their sum would be infinite in float32."""
+    x, v = np.float32(1e-20) * np.array([[1.0], [3.0]], np.float32), np.array([[0.0], [4.0]], np.float32)
+    _, out = package.performer_step(None, x, x, v, projection=np.ones((1, 1)), features="relu")
+    np.testing.assert_allclose(out, [[0.0], [3.0]], rtol=1e-4)
+
+
 @pytest.mark.parametrize("function, label", [(f, label) for f, labels in STEPS.items() for label in labels])
 def test_any_split_of_a_sequence_gives_the_causal_result(package, function, label, rng):
     (q, k, v), options = inputs(label, rng, n=11)

@@ -4,7 +4,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from xfaccel.engine.cpu.tile_plain import LOG2_E
-from xfaccel.engine.cpu.vector import I64, kernel, rows_of
+from xfaccel.engine.cpu.vector import I64, columns_of, kernel, rows_of
 from xfaccel.engine.tiles import TILE
 
 _MANY = 1 << 20  # larger band limits mean the same as this one, which fits an int32
@@ -29,8 +29,7 @@ def add_rows(typing, s, keys, count, bias, row, zero):
             pointers = rows_of(e, bias, row, first, count)
 
             def columns(j):
-                vectors = [e.load(e.at(pointer, e.times(j, e.size))) for pointer in pointers]
-                for r, vector in enumerate(e.transpose(vectors)):
+                for r, vector in enumerate(columns_of(e, pointers, j)):
                     place = e.at(s, e.times(j, e.row), e.times(first, e.size), r * e.row)
                     e.store(e.multiply_add(vector, factors, e.load(place)), place)
 

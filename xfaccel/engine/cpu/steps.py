@@ -127,11 +127,12 @@ with cache.enabled():
                     found += q_weight[0, f] * sums[0, f]
                     for c in range(e):
                         state[f, c] = state[f, c] * shrinks[0, f] + k_weight[0, f] * value[0, c]
-                # too small for 1 / found: the weights grow by a power of two
-                if found != 0 and abs(found) < TINY:
-                    found *= GROWTH
+                # too small for 1 / found, and for all its digits: the weights grow by a power of two
+                if abs(found) < TINY:
+                    found = zero
                     for f in range(features):
                         q_weight[0, f] *= GROWTH
+                        found += q_weight[0, f] * sums[0, f]
                 denominator[0, 0] = found
                 row.row_sum(q_weights, everything, features, s, e * size, e, whole,
                             start_of(job + OUT, entry) + t * load_int(job + OUT_ROW), zero)

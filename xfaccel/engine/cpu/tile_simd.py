@@ -21,7 +21,7 @@ from xfaccel.engine.cpu.tile_plain import (
     logarithms,
     seen_keys,
 )
-from xfaccel.engine.cpu.vector import kernel, rows_of
+from xfaccel.engine.cpu.vector import columns_of, kernel, rows_of
 from xfaccel.engine.tiles import TILE
 
 __all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows",
@@ -42,8 +42,7 @@ def pack(typing, x, x_row, count, width, factor, out, zero):
             pointers = rows_of(e, x, x_row, first, count)
 
             def columns(c):
-                vectors = [e.load(e.at(pointer, e.times(c, e.size))) for pointer in pointers]
-                for r, vector in enumerate(e.transpose(vectors)):
+                for r, vector in enumerate(columns_of(e, pointers, c)):
                     target = e.at(out, e.times(c, e.row), e.times(first, e.size), r * e.row)
                     e.store(build.fmul(vector, factors), target)
 

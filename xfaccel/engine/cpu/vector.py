@@ -198,6 +198,11 @@ def rows_of(e: Emitter, x, x_row, first, count) -> list:
     return pointers
 
 
+def columns_of(e: Emitter, pointers: Sequence, c) -> list:
+    """The columns c, c + 1, ... of these rows, as many as there are rows: each a vector across the rows."""
+    return e.transpose([e.load(e.at(pointer, e.times(c, e.size))) for pointer in pointers])
+
+
 def kernel(emit: Callable, zero, parameters: str):
     """Typing and code of a micro-kernel: `parameters` has an i for each int64 and an f for each number."""
     kinds = [types.int64 if letter == "i" else zero for letter in parameters]
