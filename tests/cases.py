@@ -348,9 +348,10 @@ COMMON = {  # what is common to all variants: a shape, options, and what the var
 UNJITTED = {"square", "causal, more queries", "no keys", "key mask per batch entry, garbage under it"}
 UNJITTED_VARIANTS = {
     "attention", "attention_lse", "block_local", "sliding_window", "sliding_window, dilated", "random_tokens",
-    "sparse_fixed", "etc, biased", "adaptive_span", "adaptive_span, positions", "shaw", "reformer",
-    "linformer", "synthesizer", "linear_transformer", "performer", "performer, hyperbolic",
-    "performer, trigonometric", "performer, relu", "compressive_transformer"}
+    "sparse_strided, both sides", "sparse_fixed, both sides", "etc", "etc, biased", "adaptive_span",
+    "adaptive_span, positions", "shaw", "reformer", "routing", "linformer", "synthesizer",
+    "linear_transformer", "performer", "performer, hyperbolic", "performer, trigonometric", "performer, relu",
+    "compressive_transformer"}
 
 
 def _common(label, variant):

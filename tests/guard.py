@@ -220,6 +220,12 @@ def hide_labels(draw):
             yield Call((tile, keys, own, others[:step * keys], 8 * step, low, high))
 
 
+def copy_rows(draw):
+    for (count, width), step in itertools.product(itertools.product(COUNTS, WIDTHS), (1, 2)):
+        x, places = draw.rows(9, width), draw.rng.integers(0, 9, step * count)
+        yield Call((x, x.strides[0], places, 8 * step, count, width, draw(count, width)))
+
+
 def add_rows(draw):
     for keys, count in itertools.product(COUNTS, COUNTS):
         # rows of a dense bias, and of a table by distance, each of which begins one number before the last
@@ -364,7 +370,7 @@ TWINS = {
                  accumulate=accumulate, accumulate_past=accumulate_past, unpack=unpack, fill=fill, fold=fold,
                  hide_band=hide_band, hide_bits=hide_bits, hide_labels=hide_labels,
                  add_rows=add_rows, add_lanes=add_lanes,
-                 add_skewed=add_skewed),
+                 add_skewed=add_skewed, copy_rows=copy_rows),
     "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
     "features": dict(pad_rows=pad_rows, closest=closest, elu=elu, relu=relu, half_squares=half_squares,
                      combine=combine, multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
@@ -554,6 +560,19 @@ def apart_by_labels(q, k, v, *, own, others, limits, step, key_mask):
     return attend(q, k, v, tile_list, labels=(own, others, limits), key_mask=key_mask)
 
 
+def in_order(q, k, v, *, queries, keys, own, others, limits, key_mask, joined):
+    result = attend(q, k, v, tiles.band(q.shape[-2], k.shape[-2], 0, 5)) if joined else None
+    return attend(q, k, v, tiles.band(queries.shape[-1], keys.shape[-1], -90, 70), order=(queries, keys),
+                  labels=(own, others, limits), key_mask=key_mask, into=result)
+
+
+def ordered(rng, n, m, d):
+    own, others, limits, _, _ = labelled(rng, n, m, d).values()
+    count = int(rng.integers(1, 150))
+    return dict(queries=rng.permutation(n)[:1 + n // 2], keys=rng.integers(0, m, (2, count)), own=own,
+                others=others, limits=limits, key_mask=rng.random((2, count)) < 0.7, joined=bool(m % 2))
+
+
 def labelled(rng, n, m, d):
     count = int(rng.integers(1, 4))
     return dict(own=rng.integers(0, 9, (2, count, n)), others=rng.integers(0, 9, (count, m)),
@@ -614,6 +633,7 @@ ENGINES = {  # name: (function, its own parameters, also in float64)
     "by distance": (by_distance, near, True),
     "relative": (relative, apart, True),
     "labelled": (apart_by_labels, labelled, True),
+    "ordered": (in_order, ordered, True),
     "hashed": (hashed, lambda rng, n, m, d: dict(rotations=rng.standard_normal((2, d, 3, 1 + m % 20))), True),
     "gathered": (attend_listed, drawn, True),
     "window, dilated": ("sliding_window", lambda rng, n, m, d: dict(left=4, right=1, dilation=3), False),

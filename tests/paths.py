@@ -104,6 +104,23 @@ def rounds(rng):
     return hashed(rng, N, chunk=30)
 
 
+def clusters(rng):
+    # nine of 20 tokens each: some tokens are in none, some in several
+    every = np.tile(np.arange(N), (2, 9, 1))
+    return dict(query_clusters=rng.permuted(every, axis=-1)[..., :20],
+                key_clusters=rng.permuted(every, axis=-1)[..., :20])
+
+
+def global_tokens(rng):
+    return dict(radius=9, **{f"global_{name}": rng.standard_normal((2, 5, 16), np.float32)
+                             for name in "qkv"})
+
+
+def global_biases(rng):
+    return dict(long_to_global_bias=rng.standard_normal((N, 5)),
+                global_to_long_bias=rng.standard_normal((5, N)))
+
+
 def of_queries(function, q, k, v, **options):
     return function(q, **options)
 
@@ -139,11 +156,21 @@ def _paths() -> Iterator[tuple[str, Path]]:
                 ("band", ["distance", "lse"], "shaw", key_table, value_table)):
             yield _name("softmax", keys, *operands, *by_distance), Path(function, options(*own, *draws))
         yield _name("product", *operands), Path("linformer", options(projections, *draws))
-    yield _name("softmax", "full", "key_mask", "labels", "lse"), Path(
-        "reformer", options(rounds), adapter=shared_qk)
+        yield _name("softmax", "bits", *operands, "labels", "order", "lse", "joined"), Path(
+            "reformer", options(rounds, *draws), adapter=shared_qk)
+        for labels, own in (([], {}), (["labels"], dict(causal=True))):
+            yield _name("softmax", "bits", *operands, *labels, "order", "lse"), Path(
+                "routing", options(clusters, own, *draws))
+        for words, function, own in (
+                (["band", *operands], "sparse_strided", dict(stride=7, causal=False)),
+                (["bits", *operands], "sparse_fixed", dict(stride=9, summary=2)),
+                (["full", *operands], "etc", global_tokens),
+                (["full", *operands, "bias"], "etc", options(global_tokens, global_biases))):
+            yield _name("softmax", *words, "lse", "joined"), Path(function, options(own, *draws))
     yield _name("hashing"), Path("lsh_buckets", lambda rng: dict(rotations=rng.standard_normal((16, 3, 20))),
                                  adapter=of_queries)
-    yield _name("softmax", "full", "relative", "lse"), Path("compressive_transformer", options(older))
+    yield _name("softmax", "full", "relative", "lse", "joined"), Path(
+        "compressive_transformer", options(older))
     for operands, draws in subsets(causal=dict(causal=True), key_mask=key_mask):
         for lse, function in functions:
             yield _name("gather", *operands, *lse), Path(function, options(scattered, *draws))
@@ -170,7 +197,8 @@ PATHS = dict(_paths())
 def _softmax_words(x: dict) -> list[str]:
     limits = x["tile_list"].segments[:, 3:5]
     keys = "bits" if x["tile_list"].masks.size else "band" if (abs(limits) < WIDE // 2).any() else "full"
-    return [keys, *_given(x, "key_mask", "mask", "bias", "distance", "relative", "labels", "lse")]
+    return [keys, *_given(x, "key_mask", "mask", "bias", "distance", "relative", "labels", "order", "lse"),
+            *["joined"] * x["so_far"]]
 
 
 def _gather_words(x: dict) -> list[str]:

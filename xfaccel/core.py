@@ -80,6 +80,13 @@ def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None 
     return _attend(q, k, v, mask, key_mask, bias, causal, scale, True)
 
 
+def attention_into(result: tuple[Array, Array], q: Array, k: Array, v: Array, *,
+                   mask: Array | Pattern | None = None, key_mask: Array | None = None,
+                   bias: Array | None = None, scale: float | None = None) -> None:
+    """Join a result of `attention_lse` with that for these keys, in its place."""
+    _attend(q, k, v, mask, key_mask, bias, False, scale, True, result)
+
+
 def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array, Array]:
     """Attention over the union of two disjoint sets of keys, from the two results.
 
@@ -127,7 +134,7 @@ def _shares(lse_a: Array, lse_b: Array) -> tuple[Array, Array, Array]:
 
 def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask: Array | None,
             bias: Array | None, causal: bool, scale: float | None,
-            with_lse: bool) -> tuple[Array, Array | None]:
+            with_lse: bool, into: tuple[Array, Array] | None = None) -> tuple[Array, Array | None]:
     n, m = lengths(q, k, v)
     if isinstance(mask, Pattern):
         if mask.shape[-2:] != (n, m):
@@ -140,33 +147,35 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
             fits = False
         if not fits:
             raise ValueError(f"mask needs leading axes that broadcast to {lead}, got {axes}")
-        if mask.listed is not None and bias is None:
+        if mask.listed is not None and bias is None and into is None:
             return attend_listed(q, k, v, mask.listed, causal=causal, key_mask=key_mask, scale=scale,
                                  with_lse=with_lse)
         if causal:
             mask = mask & past(n, m)
         return _attend_shares(q, k, v, mask.tile_lists(), plane_axes=axes, key_mask=key_mask, bias=bias,
-                              scale=scale, with_lse=with_lse)
+                              scale=scale, with_lse=with_lse, into=into)
     tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
     return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale,
-                  with_lse=with_lse)
+                  with_lse=with_lse, into=into)
 
 
 def _attend_shares(q: Array, k: Array, v: Array, shares: tuple[tiles.Share, ...], *, bias: Array | None,
-                   with_lse: bool, **options) -> tuple[Array, Array | None]:
+                   with_lse: bool, into: tuple[Array, Array] | None, **options
+                   ) -> tuple[Array, Array | None]:
     """Attention over tile lists that share the pairs out among them."""
-    (_, first), *others = shares
-    merging = any(queries is None for queries, _ in others)
-    out, lse = attend(q, k, v, first, bias=bias, with_lse=with_lse or merging, **options)
-    for queries, tile_list in others:
+    before = into
+    with_lse = with_lse or sum(queries is None for queries, _ in shares) > 1
+    for queries, tile_list in shares:
         if queries is None:
-            out, lse = merge(out, lse, *attend(q, k, v, tile_list, bias=bias, **options))
+            into = attend(q, k, v, tile_list, bias=bias, with_lse=with_lse, into=into, **options)
             continue
         # a few queries that see nothing in the lists before
+        out, lse = into
         one_row = bias is None or bias.ndim < 2 or bias.shape[-2] == 1
         out[..., queries, :], own_lse = attend(
             q[..., queries, :], k, v, tile_list, bias=bias if one_row else bias[..., queries, :],
-            with_lse=lse is not None, **options)
+            with_lse=lse is not None,
+            into=before and (out.take(queries, axis=-2), lse.take(queries, axis=-1)), **options)
         if lse is not None:
             lse[..., queries] = own_lse
-    return out, lse
+    return into

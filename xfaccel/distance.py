@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from xfaccel.arrays import check_key_mask, leading, lengths, parameter
-from xfaccel.core import merge_into
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
 
@@ -20,7 +19,7 @@ def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Ar
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e) with m >= n. Follows `xfref.core.relative_attention`, with the
     keys and values in stretches of their own: `older` ones, in the order of time and seen by all queries, and
-    k, v. The engine makes the scores by distance tile by tile; the stretches are merged.
+    k, v. The engine makes the scores by distance tile by tile, and joins each stretch with those before it.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n m (d + e)) time, half of it if m = n; O(n (d + e) + m) memory.
@@ -45,6 +44,6 @@ def relative_attention(q: Array, k: Array, v: Array, *, older: Sequence[tuple[Ar
         # aligned at its own end, a stretch lies total - stop nearer than it does in time
         stop += keys.shape[-2]
         everything = tiles.band(n, keys.shape[-2], -tiles.WIDE, tiles.WIDE)
-        result = merge_into(result, attend(by_content, keys, values, everything, scale=scale,
-                                           relative=(by_position, farthest_first, 1 - stop)))
+        attend(by_content, keys, values, everything, relative=(by_position, farthest_first, 1 - stop),
+               into=result, scale=scale)
     return result[0]

@@ -6,7 +6,6 @@ a time, and kept as the engine's tile lists. Asking again with equal arguments g
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,15 +28,14 @@ class Pattern:
     __slots__ = ("_tile_lists", "kept", "listed", "parts", "shape")
 
     def __init__(self, shape: tuple[int, ...], parts: Callable[[tuple[int, ...]], tuple[ranges.Part, ...]], *,
-                 tile_lists: tuple[tiles.Share, ...] | None = None, listed: Array | None = None,
-                 kept: bool = False):
+                 listed: Array | None = None, kept: bool = False):
         """`parts(index)` gives what is seen in one place of the leading axes, as `ranges.union` does.
 
         `listed`, for keys that lie anywhere, are the same keys as a list for each query (..., n, r). `kept`
         says that equal arguments give this very object, which is then worth remembering in turn.
         """
-        self.shape, self.parts, self._tile_lists = shape, parts, tile_lists
-        self.listed, self.kept = listed, kept
+        self.shape, self.parts, self.listed, self.kept = shape, parts, listed, kept
+        self._tile_lists = None
 
     def __repr__(self) -> str:
         return f"<Pattern {self.shape}>"
@@ -184,35 +182,6 @@ def first_cell(stride: int, summary: int, sub_block: int | Array) -> Array:
         raise ValueError(f"(sub_block + 1) * summary needs to be at most stride = {stride}, "
                          f"got sub_block = {sub_block.max()} and summary = {summary}")
     return stride - (sub_block + 1) * summary
-
-
-def prefixes(stops: Array, m: int) -> Pattern:
-    """Query i sees the keys 0 .. stops[..., i] - 1, where stops (..., n) do not descend along the queries.
-
-    Made without the loop over tiles that other patterns take: a list that no second call will ask for.
-    """
-    n, planes = stops.shape[-1], math.prod(stops.shape[:-1])
-    slots = -(-n // tiles.TILE)
-    flat = stops.reshape(planes, n)
-    # lanes beyond the last query repeat it, as the engine does
-    lanes = np.concatenate([flat, flat[:, -1:].repeat(slots * tiles.TILE - n, axis=1)], axis=1)
-    lanes = lanes.reshape(planes * slots, tiles.TILE)
-    # all lanes see the keys before `low`; each key from there to `high` has a word with bits of late lanes
-    tile, low, high = np.arange(planes * slots), lanes[:, 0], lanes[:, -1]
-    words = high - low
-    begin, owner = np.cumsum(words) - words, tile.repeat(words)
-    key = np.arange(len(owner)) + (low - begin)[owner]
-    lift = (m + 1) * tile  # makes one ascending list of all tiles
-    early = np.searchsorted((lanes + lift[:, None]).ravel(), key + lift[owner], side="right")
-    masks = np.int64(-1) << early - tiles.TILE * owner
-    first, one, wide = tile % max(slots, 1) * tiles.TILE, np.ones_like(tile), np.full_like(tile, tiles.WIDE)
-    count = np.minimum(n - first, tiles.TILE)
-    segments = np.stack([0 * tile, one, low, -wide, wide, -one, low, one, words, -wide, wide, begin], axis=-1)
-    tile_list = tiles.listed(slots * np.arange(planes + 1), np.stack([first, one, count], axis=-1),
-                             2 * np.arange(len(tile) + 1), segments.reshape(-1, 6), masks)
-    starts, stops = np.zeros((n, 1), np.int64), stops[..., None]
-    return Pattern((*stops.shape[:-1], m), lambda index: (ranges.per_row(starts, stops[index]),),
-                   tile_lists=((None, tile_list),))
 
 
 def indices_in(name: str, x: object, size: int) -> Array:

@@ -39,9 +39,10 @@ def _sort(n):
 
 
 def _sides(n):
-    """Clusters, their queries and their keys."""
-    size = round(n**0.5)
-    return dict(C=-(-n // size), w=size, u=size)
+    """Clusters, their queries and their keys; the most clusters that a query is in."""
+    size, queries = round(n**0.5), _routes(n)["query_clusters"]
+    most = max(np.bincount(own.ravel()).max() for own in queries)
+    return dict(C=-(-n // size), w=size, u=size, r=most)
 
 
 VARIANTS = {

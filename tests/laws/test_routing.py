@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from cases import dense, some_clusters
+from cases import some_clusters
 from lawbook import close, law, qkv
 
-import xfaccel
 import xfref
 
 LENGTHS = [(12, 12), (7, 12), (12, 7), (1, 5)]
@@ -237,29 +236,6 @@ def test_a_visible_nan_makes_the_rows_of_its_cluster_nan(package, rng):
         args[place][5] = np.nan
         out = package.routing(*args, query_clusters=blocks, key_clusters=blocks)
         assert np.isnan(out[4:8]).all()
-
-
-@law("routing")
-@pytest.mark.parametrize("shape, m", [((5,), 7), ((64,), 64), ((3, 130), 90), ((2, 2, 70), 1), ((4,), 0),
-                                      ((2, 0), 5), ((0, 5), 5)])
-def test_prefixes_are_the_keys_before_a_stop(shape, m, rng):
-    """The pattern behind causal clusters, with its tile list made in one go."""
-    n = shape[-1]
-    for stops in (np.sort(rng.integers(0, m + 1, shape), axis=-1), np.zeros(shape, int), np.full(shape, m)):
-        pattern = xfaccel.patterns.prefixes(stops, m)
-        seen = np.arange(m) < stops[..., None]
-        assert pattern.shape == seen.shape
-        if stops.ndim == 1:
-            np.testing.assert_array_equal(dense(pattern), seen)
-            np.testing.assert_array_equal(dense(pattern & xfaccel.patterns.past(n, m)),
-                                          seen & dense(xfref.patterns.past(n, m)))
-        q, k, v = qkv(rng, n, m, lead=shape[:-1])
-        for a, b in zip(xfaccel.attention_lse(q, k, v, mask=pattern), xfref.attention_lse(q, k, v, mask=seen),
-                        strict=True):
-            close(a, b)
-
-
-# centroids
 
 
 @law("update_centroids")

@@ -26,7 +26,8 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
            key_mask: Array | None = None, mask: Array | None = None, bias: Array | None = None,
            distance_bias: tuple[Array, int] | None = None,
            relative: tuple[Array, Array, int] | None = None,
-           labels: tuple[Array, Array, Array] | None = None, scale: float | None = None,
+           labels: tuple[Array, Array, Array] | None = None, order: tuple[Array, Array] | None = None,
+           into: tuple[Array, Array] | None = None, scale: float | None = None,
            with_lse: bool = True) -> tuple[Array, Array | None]:
     """Softmax attention over a tile list; q, k and v have been checked by `lengths`.
 
@@ -37,13 +38,22 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     and the query at position p = i + m - n. `relative`, queries r (lead..., n, d), keys by distance t
     (lead..., T, d) and an int f, adds scale r_i . t_x, x = clip(j - p - f, 0, T - 1). `labels`, int64
     (lead..., L, n), (lead..., L, m) in 0..2**31-1 and limits (L, 2) in the range of an int32, hide a pair
-    where low <= key's - query's <= high for any of L. All of these have been checked.
+    where low <= key's - query's <= high for any of L. `order`, int64 (lead..., N) and (lead..., M), makes
+    sequences of N queries and M keys of the rows of q, of k, v and of the labels that it names, for the tile
+    list, the key mask (lead..., M) and the result. `into`, C-ordered results of these queries for other keys,
+    zeros and -inf where there were none, are joined with these in their place and returned; an order names a
+    query once then, and its result goes where the query lies. All of these have been checked.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
-    scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)
+    scale = scale_or_default(scale, q)
+    if order is None:
+        key_rows = _key_rows(key_mask, k, lead)
+    else:
+        n, key_rows = order[0].shape[-1], None if key_mask is None else rows(key_mask[..., None, :], lead)
+        order = tuple(rows(places[..., None, :], lead) for places in order)
     mask_rows = bias_rows = None
     if mask is not None:
         dense = check_mask("mask", mask, (n, m), lead)
@@ -61,11 +71,12 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
         relative = rows(queries, lead), rows(keys, lead), m - n + nearest, keys.shape[-2] - 1
     if labels is not None:
         labels = rows(labels[0], lead), rows(labels[1], lead), labels[2]
-    out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
+    out, lse = into or (empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None)
     cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
-            rows(lse[..., None], lead) if with_lse else None, d=d, e=e, tile_list=tile_list,
+            None if lse is None else rows(lse[..., None], lead), d=d, e=e, tile_list=tile_list,
             plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows, mask=mask_rows,
-            bias=bias_rows, distance=distance, relative=relative, labels=labels)
+            bias=bias_rows, distance=distance, relative=relative, labels=labels, order=order,
+            so_far=into is not None)
     return out, lse
 
 

@@ -246,13 +246,8 @@ def _finish(planes: list[Plane]) -> TileList:
         masks.append(mask)
         counts.append(len(tile))
         begun, words = begun + len(segment), words + len(mask)
-    parts = (np.concatenate(part) for part in (tiles, offsets, segments, masks))
-    return listed(np.cumsum(counts), *parts)
-
-
-def listed(planes: Array, tiles: Array, offsets: Array, segments: Array, masks: Array) -> TileList:
-    """The tile list of these five arrays, which are kept as they are from now on."""
-    parts = [np.ascontiguousarray(part, np.int64) for part in (planes, tiles, offsets, segments, masks)]
+    parts = [np.cumsum(counts), *map(np.concatenate, (tiles, offsets, segments, masks))]
+    parts = [np.ascontiguousarray(part, np.int64) for part in parts]
     for part in parts:
         part.setflags(write=False)
     return TileList(*parts, tuple(part.ctypes.data for part in parts), int(np.diff(parts[0]).max(initial=0)),

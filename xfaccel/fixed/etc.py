@@ -12,7 +12,7 @@ from xfaccel.arrays import (
     lengths,
     parameter,
 )
-from xfaccel.core import attention_lse, merge_into
+from xfaccel.core import attention_into, attention_lse
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
 
@@ -29,11 +29,11 @@ def etc(q: Array, k: Array, v: Array, global_q: Array, global_k: Array, global_v
 
     (...,n,d),(...,n,d),(...,n,e),(...,g,d),(...,g,d),(...,g,e) -> (...,n,e),(...,g,e). Follows `xfref.etc`:
     the long sequence is a band whose biases by offset the engine reads tile by tile; each of the four pieces
-    is one pass, and two passes are merged into one softmax.
+    is one pass, and the second of two goes on where the first one stopped.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O((n (radius + g) + g (n + g)) (d + e)) time.
-    Memory: threads * tile(d, e) + heads * (n + g) * (e + 8) * size.
+    Memory: threads * tile(d, e) + heads * (n + g) * size + 12 * n.
     """
     n, _ = lengths(q, k, v, equal=True)
     radius = count("radius", radius, 0)
@@ -54,13 +54,13 @@ def etc(q: Array, k: Array, v: Array, global_q: Array, global_k: Array, global_v
     offsets = bias("long_bias", long_bias, n, 2 * radius + 1)
     long_to_long = attend(q, k, v, tiles.band(n, n, -radius, radius), key_mask=key_mask,
                           distance_bias=None if offsets is None else (offsets, -radius), scale=scale)
-    long_to_global = attention_lse(q, far_k, far_v, key_mask=global_key_mask, scale=scale,
-                                   bias=bias("long_to_global_bias", long_to_global_bias, n, g))
+    attention_into(long_to_long, q, far_k, far_v, key_mask=global_key_mask, scale=scale,
+                   bias=bias("long_to_global_bias", long_to_global_bias, n, g))
     global_to_global = attention_lse(global_q, global_k, global_v, key_mask=global_key_mask, scale=scale,
                                      bias=bias("global_bias", global_bias, g, g))
-    global_to_long = attention_lse(global_q, long_k, long_v, key_mask=key_mask, scale=scale,
-                                   bias=bias("global_to_long_bias", global_to_long_bias, g, n))
-    return merge_into(long_to_long, long_to_global)[0], merge_into(global_to_global, global_to_long)[0]
+    attention_into(global_to_global, global_q, long_k, long_v, key_mask=key_mask, scale=scale,
+                   bias=bias("global_to_long_bias", global_to_long_bias, g, n))
+    return long_to_long[0], global_to_global[0]
 
 
 def _wide(name: str, x: Array, like: Array, length: int, lead: tuple[int, ...]) -> Array:

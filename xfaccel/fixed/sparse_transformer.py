@@ -6,7 +6,7 @@ import numpy as np
 
 from xfaccel import patterns
 from xfaccel.arrays import check_key_mask, count, counts, distinct, leading, lengths
-from xfaccel.core import attention_lse, merge_into
+from xfaccel.core import attention, attention_into, attention_lse
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend
 
@@ -23,7 +23,7 @@ def sparse_strided(q: Array, k: Array, v: Array, *, stride: int, part: str = "me
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (stride + m / stride) (d + e)) time.
-    Memory: threads * tile(d, e) + heads * n * (e + 8) * size; a part alone, as in `sliding_window`.
+    Memory: threads * tile(d, e) + heads * n * size + 12 * n; a part alone, as in `sliding_window`.
     """
     n, m = lengths(q, k, v)
     stride, far = count("stride", stride), tiles.WIDE
@@ -33,9 +33,11 @@ def sparse_strided(q: Array, k: Array, v: Array, *, stride: int, part: str = "me
         bands = [(1 - stride, 0 if causal else stride - 1, 1)]
     if part == "merged":
         bands += [(-far, -1, stride)] if causal else [(-far, -1, stride), (1, far, stride)]
-    parts = (attend(q, k, v, tiles.band(n, m, *band), key_mask=key_mask, scale=scale,
-                    with_lse=len(bands) > 1) for band in bands)
-    return functools.reduce(merge_into, parts)[0]
+    result = None
+    for band in bands:
+        result = attend(q, k, v, tiles.band(n, m, *band), into=result, key_mask=key_mask, scale=scale,
+                        with_lse=len(bands) > 1)
+    return result[0]
 
 
 def sparse_fixed(q: Array, k: Array, v: Array, *, stride: int, summary: int, sub_block: int | Array = 0,
@@ -50,7 +52,7 @@ def sparse_fixed(q: Array, k: Array, v: Array, *, stride: int, summary: int, sub
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (stride + summary m / stride) (d + e)) time.
     Memory: 8 * planes * n + max(made(planes * n),
-        threads * tile(d, e) + heads * (n * (e + 8) + summary * m / stride * (d + e)) * size).
+        threads * tile(d, e) + heads * (n + summary * m / stride * (d + e)) * size).
     """
     n, m = lengths(q, k, v)
     lead, causal = leading(q, k, v), bool(causal)
@@ -65,9 +67,11 @@ def sparse_fixed(q: Array, k: Array, v: Array, *, stride: int, summary: int, sub
     first = tuple(first.tolist()) if first.ndim else int(first)
     cells, seen = _summaries(n, m, stride, summary, first, part == "merged", causal)
     k, v, key_mask = (None if x is None else _taken(x, cells) for x in (k, v, key_mask))
-    far = attention_lse(q, k, v, mask=seen, scale=scale,
-                        key_mask=None if key_mask is None else key_mask[..., 0])
-    return far[0] if part == "summary" else merge_into(near, far)[0]
+    options = dict(mask=seen, key_mask=None if key_mask is None else key_mask[..., 0], scale=scale)
+    if part == "summary":
+        return attention(q, k, v, **options)
+    attention_into(near, q, k, v, **options)
+    return near[0]
 
 
 @functools.lru_cache(64)

@@ -1,11 +1,10 @@
 """Reformer, fast: chunks of the sorted tokens as leading axes of the softmax engine."""
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
+from xfaccel import patterns
 from xfaccel.arrays import check_array, check_key_mask, count, integers, leading, parameter, rows_at
-from xfaccel.core import attention, merge_into
-from xfaccel.engine import tiles
+from xfaccel.core import attention
 from xfaccel.engine.product import closest
 from xfaccel.engine.softmax import attend
 
@@ -36,13 +35,13 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
              scale: float | None = None) -> Array:
     """Attention within chunks of the tokens sorted by bucket, in several rounds (Kitaev et al. 2020).
 
-    (...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.reformer`: in each round the chunks of queries and the
-    overlapping windows of keys are leading axes of the softmax engine, which hides what an earlier round has
-    seen by comparing the chunks of that round; the rounds are merged by their lse.
+    (...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.reformer`: in each round the softmax engine reads the
+    tokens in the order of their buckets, hides what an earlier round has seen by comparing the chunks of that
+    round, and joins what it finds with the result so far.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n R chunk (1 + before + after) (R + d + e)) time; below, u is chunk (1 + before + after).
-    Memory: threads * tile(d, e) + heads * n * (3 * (d + e) * size + 24 * R + 48).
+    Cost: O(n R chunk (1 + before + after) (R + d + e)) time.
+    Memory: threads * tile(d, e) + heads * n * (d * size + 24 * R + 16).
     """
     check_array("qk", qk, least=2)
     check_array("v", v, least=2, dtype=qk.dtype, like="qk")
@@ -56,48 +55,32 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     shown = np.ones(qk.shape[:-1], bool) & (key_mask is None or check_key_mask(key_mask, qk, lead))
     if 0 in (n, *lead):
         return attention(qk, qk, v, scale=scale)
-    chunk = min(chunk, n)
     number = -(-n // chunk)
     before, after = min(before, number - 1), min(after, number - 1)
-    width = (before + 1 + after) * chunk
     # NumPy sorts numbers of 8 or 16 bits in linear time
     order = np.argsort(buckets.astype(np.min_scalar_type(buckets.max())), axis=-1, kind="stable")
-    place = np.argsort(order, axis=-1)
-    # a query with label a sees a key with label b iff -before <= b - a <= after
-    labels = place // chunk
+    own = np.empty_like(order)  # the chunk of each token
+    np.put_along_axis(own, order, np.broadcast_to(np.arange(n) // chunk, order.shape), axis=-1)
     if not across_buckets:
-        labels += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * number
-    # slots for whole chunks and for all that their windows reach; the tokens fill those from 0 to n - 1
-    slot = np.arange(-before * chunk, (number + after) * chunk)
-    filled, order = (0 <= slot) & (slot < n), order.take(slot, axis=-1, mode="clip")
-
-    def chunks(x):  # (..., slots, w) -> (..., number, chunk, w)
-        return x[..., before * chunk:(before + number) * chunk, :].reshape(*x.shape[:-2], number, chunk, -1)
-
-    def windows(x):  # (..., slots, w) -> (..., number, width, w), a view: windows overlap
-        return sliding_window_view(x, width, axis=-2)[..., ::chunk, :, :].swapaxes(-1, -2)
-
+        # chunks of two buckets lie far apart
+        own += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * number
+    position = np.broadcast_to(np.arange(n), (*own.shape[:-2], 1, n))
     keys = _directions(np.ascontiguousarray(np.where(shown[..., None], qk, 0)))
-    everyone = tiles.band(chunk, width, -tiles.WIDE, tiles.WIDE)
-    here, beyond = (-before, after), [(-_FAR, -before - 1), (after + 1, _FAR)]
-    out = lse = None
-    for r in range(order.shape[-2]):
+    (_, nearby), = patterns.same_block(n, chunk, before, after).tile_lists()
+    # hidden: the token itself or, if causal, also those after it; and what an earlier round has seen
+    limits = [(0, n if causal else 0)]
+    out, lse = np.zeros((*lead, n, v.shape[-1]), v.dtype), np.full((*lead, n), -np.inf, v.dtype)
+    for r in range(own.shape[-2]):
+        labels = [position, own[..., :r, :]]
+        hidden = limits + r * [(-before, after)]
+        if not across_buckets:
+            labels += 2 * [own[..., r:r + 1, :]]
+            hidden += [(-_FAR, -before - 1), (after + 1, _FAR)]
+        labels = np.concatenate(labels, axis=-2)
         at = order[..., r, :]
-        q, k, w = chunks(rows_at(qk, at)), windows(rows_at(keys, at)), windows(rows_at(v, at))
-        seen = windows(rows_at(shown[..., None], at) & filled[:, None])[..., 0]
-        # hidden: the token itself or, if causal, also those after it; what an earlier round has seen; and if
-        # buckets part, what lies in another
-        hidden = [(0, n if causal else 0), *r * [here], *([] if across_buckets else beyond)]
-        own = [*range(r), *([] if across_buckets else [r, r])]
-        own = np.take_along_axis(labels[..., own, :], at[..., None, :], axis=-1)
-        own = np.concatenate([at[..., None, :], own], axis=-2)[..., None]
-        own = [x[..., 0].swapaxes(-2, -3) for x in (chunks(own), windows(own))]
-        sorted_out, sorted_lse = attend(q, k, w, everyone, labels=(*own, np.array(hidden)), scale=scale,
-                                        key_mask=None if seen.all() else seen)
-        del q, k, w  # else the rows of two rounds would be in memory
-        new, new_lse = (rows_at(x.reshape(*lead, number * chunk, -1), place[..., r, :])
-                        for x in (sorted_out, sorted_lse))
-        out, lse = merge_into((out, lse), (new, new_lse[..., 0])) if r else (new, new_lse[..., 0])
+        seen = None if shown.all() else rows_at(shown[..., None], at)[..., 0]
+        attend(qk, keys, v, nearby, order=(at, at), labels=(labels, labels, np.array(hidden)), key_mask=seen,
+               into=(out, lse), scale=scale)
     # a token that saw no other sees itself; a NaN in its key counts
     alone = np.isneginf(lse)[..., None]
     np.copyto(out, v, where=alone & shown[..., None])
@@ -106,6 +89,11 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
 
 def _directions(x: Array) -> Array:
     """Rows of length 1, in the memory of `x`; a row of zeros stays."""
-    top = np.maximum(x.max(axis=-1, keepdims=True), -x.min(axis=-1, keepdims=True))
-    x /= np.where(top == 0, 1, top)  # so that no square over- or underflows
-    return np.divide(x, np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), 1)[..., None], out=x)
+    squares = np.einsum("...d,...d->...", x, x)
+    extreme = ~((squares > 1e-30) & (squares < 1e30))  # where squares may have over- or underflowed
+    if extreme.any():
+        rows = x[extreme]
+        top = np.abs(rows).max(axis=-1, keepdims=True)
+        rows /= np.where(top == 0, 1, top)
+        x[extreme], squares[extreme] = rows, np.maximum(np.einsum("nd,nd->n", rows, rows), 1)
+    return np.divide(x, np.sqrt(squares)[..., None], out=x)

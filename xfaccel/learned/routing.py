@@ -1,11 +1,10 @@
 """Routing Transformer, fast: tokens are gathered by cluster, and clusters are one more leading axis."""
 
-import math
+import functools
 
 import numpy as np
 
 from xfaccel.arrays import (
-    as_key_mask,
     check_array,
     check_key_mask,
     check_shape,
@@ -16,8 +15,9 @@ from xfaccel.arrays import (
     parameter,
     rows_at,
 )
-from xfaccel.core import attention_lse
-from xfaccel.patterns import Pattern, indices_in, prefixes
+from xfaccel.engine import tiles
+from xfaccel.engine.softmax import attend, attend_listed
+from xfaccel.patterns import indices_in
 
 Array = np.ndarray
 
@@ -55,32 +55,36 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
             key_mask: Array | None = None, scale: float | None = None) -> Array:
     """Attention within clusters; a query in several takes the plain mean (Roy et al. 2020, Section 4.1).
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.routing`: rows are gathered by cluster,
-    clusters are one more leading axis of the softmax engine, and its rows are added up where they belong.
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). Follows `xfref.routing`: the softmax engine reads the tokens
+    cluster by cluster, and a second time, with equal scores, the results of each query.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(C w u (d + e)) time for C clusters of w queries and u keys, half if causal.
-    Memory: threads * tile(d, e) + heads * C * (w + u) * ((d + e) * size + 16).
+    Cost: O(C w u (d + e)) time for C clusters of w queries and u keys.
+    Memory: threads * tile(d, e) + heads * C * (w * ((e + 1) * size + 40) + u * 18) + heads * n * r * 8;
+        a query is in r clusters at most.
     """
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)
     queries = _checked("query_clusters", query_clusters, n, lead)
     keys = _checked("key_clusters", key_clusters, m, lead)
-    if queries.shape[-2] != keys.shape[-2]:
+    clusters, w, u = *queries.shape[-2:], keys.shape[-1]
+    if keys.shape[-2] != clusters:
         raise ValueError(f"query_clusters and key_clusters need the same number of clusters, "
-                         f"got {queries.shape[-2]} and {keys.shape[-2]}")
+                         f"got {clusters} and {keys.shape[-2]}")
     seen = np.ones(keys.shape, bool)
     seen[..., 1:] = keys[..., 1:] != keys[..., :-1]  # a key listed twice is seen once
     if key_mask is not None:
         seen = seen & rows_at(check_key_mask(key_mask, k, lead)[..., None, :, None], keys)[..., 0]
-    own_q, own_k, own_v = (rows_at(distinct(x)[..., None, :, :], rows)
-                           for x, rows in ((q, queries), (k, keys), (v, keys)))
-    wide = np.broadcast_shapes(own_q.shape[:-2], seen.shape[:-1])  # a mask may tell apart what q and k repeat
-    own_q = np.broadcast_to(own_q, (*wide, *own_q.shape[-2:]))
-    out, lse = attention_lse(own_q, own_k, own_v, mask=_past(queries, keys, n, m) if causal else None,
-                             key_mask=as_key_mask(seen, own_k), scale=scale)
-    mean = _scatter_mean(out, ~np.isneginf(lse), queries, n)
-    return mean if mean.shape[:-2] == lead else np.broadcast_to(mean, (*lead, *mean.shape[-2:])).copy()
+    labels = None
+    if causal:
+        positions = (np.arange(length)[None] for length in (n, m))
+        labels = (*positions, np.array([(m - n + 1, n + m)]))  # what lies this far ahead is hidden
+    order = tuple(x.reshape(*x.shape[:-2], -1) for x in (queries, keys))
+    out, lse = attend(q, k, v, _clusters(clusters, w, u), order=order, labels=labels, scale=scale,
+                      key_mask=None if seen.all() else seen.reshape(*seen.shape[:-2], -1))
+    listed, equal = _places(queries, n), np.zeros((1, 1), q.dtype)
+    return attend_listed(*(np.broadcast_to(equal, (*lead, length, 1)) for length in (n, clusters * w)), out,
+                         listed, key_mask=~np.isneginf(lse), scale=1.0, with_lse=False)[0]
 
 
 def _checked(name: str, clusters: Array, size: int, lead: tuple[int, ...]) -> Array:
@@ -90,27 +94,27 @@ def _checked(name: str, clusters: Array, size: int, lead: tuple[int, ...]) -> Ar
     return np.sort(distinct(rows), axis=-1)
 
 
-def _past(queries: Array, keys: Array, n: int, m: int) -> Pattern:
-    """Which keys of its cluster lie at or before each query: the first ones, as both ascend."""
-    axes, length = np.broadcast_shapes(queries.shape[:-1], keys.shape[:-1]), keys.shape[-1]
-    queries, keys = (np.broadcast_to(x, (*axes, x.shape[-1])) for x in (queries + m, keys + n))
-    # one ascending list of all clusters, each lifted above the one before it
-    cluster = np.arange(math.prod(axes)).reshape(*axes, 1)
-    lift = (n + m) * cluster
-    found = np.searchsorted((keys + lift).ravel(), queries + lift, side="right")  # key + n <= query + m
-    return prefixes(found - length * cluster, length)
+@functools.lru_cache(64)
+def _clusters(number: int, w: int, u: int) -> tiles.TileList:
+    """Clusters of w queries and u keys, one after another."""
+    first = u * np.arange(number).repeat(w)[:, None]
+    return tiles.from_ranges(first, first + u)
 
 
-def _scatter_mean(x: Array, counted: Array, clusters: Array, n: int) -> Array:
-    """The rows of x (..., C, w, width) added up where they belong, over the number of them that count."""
-    *lead, number, size, width = x.shape
-    entries = math.prod(lead)
-    rows = np.broadcast_to(clusters, (*lead, number, size)).reshape(entries, number, size)
-    rows = rows + n * np.arange(entries)[:, None, None]
-    total, count = np.zeros((entries * n, width), x.dtype), np.zeros((entries * n, 1), x.dtype)
-    for c in range(number):
-        # a query listed twice in a cluster is written twice, with the same sum
-        total[rows[:, c]] += x[..., c, :, :].reshape(entries, size, width)
-        count[rows[:, c]] += counted[..., c, :].reshape(entries, size, 1)
-    total /= np.maximum(count, 1, out=count)
-    return total.reshape(*lead, n, width)
+def _places(clusters: Array, n: int) -> Array:
+    """Where in the clusters (..., C, w), one after another, each of n tokens stands: (..., n, r), -1 filled.
+
+    Each cluster is in ascending order; a token that it lists twice stands there once.
+    """
+    tokens = clusters.copy()
+    tokens[..., 1:][clusters[..., 1:] == clusters[..., :-1]] = n
+    tokens = tokens.reshape(*clusters.shape[:-2], -1)
+    order = np.argsort(tokens, axis=-1, kind="stable")
+    tokens = np.take_along_axis(tokens, order, axis=-1)
+    place, new = np.arange(tokens.shape[-1]), np.diff(tokens, axis=-1, prepend=-1) != 0
+    rank = place - np.maximum.accumulate(np.where(new, place, 0), axis=-1)
+    kept = tokens < n
+    listed = np.full((*tokens.shape[:-1], n, rank[kept].max(initial=-1) + 1), -1)
+    *axes, _ = np.nonzero(kept)
+    listed[*axes, tokens[kept], rank[kept]] = order[kept]
+    return listed

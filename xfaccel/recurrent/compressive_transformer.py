@@ -1,4 +1,4 @@
-"""Compressive Transformer, fast: three stretches of keys, attended to where they are and merged."""
+"""Compressive Transformer, fast: three stretches of keys, attended to where they are, one after another."""
 
 import numpy as np
 
@@ -15,11 +15,11 @@ def compressive_transformer(q: Array, k: Array, v: Array, *, memory: tuple[Array
     """Attention of a segment to the compressed memory, the memory and itself (Rae et al. 2019, Section 3).
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e) with m >= n. Follows `xfref.compressive_transformer`: memories
-    are not joined but attended to where they are, and the results merged by their denominators.
+    are not copied together but attended to where they are, each result being joined with those before it.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (n_c + n_m + m) (d + e)) time.
-    Memory: threads * relative(d, e) + 4 * n + heads * n * (2 * d + e + 8) * size.
+    Memory: threads * relative(d, e) + 4 * n + heads * n * (2 * d + 2) * size.
     """
     lengths(q, k, v, more_keys=True)
     lead = leading(q, k, v)

@@ -12,11 +12,19 @@ import numpy as np
 from numba import njit
 
 from xfaccel.arrays import Rows, address, scratch
-from xfaccel.engine.cpu import cache, threads
+from xfaccel.engine.cpu import by_distance, cache, threads
 from xfaccel.engine.cpu.kernels import features as extra
 from xfaccel.engine.cpu.kernels import tile as micro
-from xfaccel.engine.cpu.memory import fetch_add, load_int, load_real, size_of, start_of, store_int
-from xfaccel.engine.cpu.tile_plain import LOG_2, OPTIONS
+from xfaccel.engine.cpu.memory import (
+    fetch_add,
+    load_int,
+    load_real,
+    size_of,
+    start_of,
+    store_int,
+    store_real,
+)
+from xfaccel.engine.cpu.tile_plain import LOG2_E, LOG_2, OPTIONS
 from xfaccel.engine.tiles import TILE, WIDE, TileList
 
 Array = np.ndarray
@@ -29,58 +37,20 @@ FOLD = 16  # tiles of keys that are added up apart
  SLOTS, D, E, SCALE,             # tiles per leading entry (of the largest plane), key and value width
  Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, LSE, _,
  KEY_MASK, _, KEY_MASK_COLUMN, MASK, _, MASK_ROW, MASK_COLUMN, BIAS, _, BIAS_ROW, BIAS_COLUMN,
- TABLE, _, TABLE_ROW, TABLE_COLUMN, NEAREST, FARTHEST,  # bias by distance: of entry 0, and the last entry
- R_QUERY, _, R_QUERY_ROW, R_KEY, _, R_KEY_ROW, R_NEAREST, R_FARTHEST,  # queries, and keys by distance
  Q_LABEL, _, Q_LABEL_ROW, K_LABEL, _, K_LABEL_ROW, LABELS, LIMITS,  # how many, and the limits of each
+ Q_ORDER, _, K_ORDER, _, SO_FAR,    # where the rows lie; whether the output holds the result for other keys
  PLANES, PLANE_OF, TILES, OFFSETS, SEGMENTS, MASKS,  # the tile list, and the plane of each leading entry
- SCRATCH, SCRATCH_SIZE) = range(0, 8 * 62, 8)        # bytes per thread
+ SCRATCH, SCRATCH_SIZE,   # bytes per thread
+ DISTANCE) = range(0, 8 * 54, 8)  # a record of `by_distance`
 
 
 with cache.enabled():
     @njit(**OPTIONS)
-    def _add_by_distance(job, entry, s, keys, key, key_step, first, step, count, zero):
-        """Add the bias by distance of the keys `key`, `key + key_step`, ... and the queries `first`, ..."""
-        size = size_of(zero)
-        # the entry for lane 0 and the first key; a key adds key_step, a lane takes step
-        here, last = key - first - load_int(job + NEAREST), load_int(job + FARTHEST)
-        column = load_int(job + TABLE_COLUMN)
-        across = step * load_int(job + TABLE_ROW)
-        by_lane = start_of(job + TABLE, entry) + first * load_int(job + TABLE_ROW)
-        least, most = here - (count - 1) * step, here + (keys - 1) * key_step
-        if most <= 0 or least >= last:
-            by_lane += column * (0 if most <= 0 else last)
-            micro.add_lanes(s, keys, count, by_lane, across, zero)
-        elif least >= 0 and most <= last and key_step * column == size:
-            # a dense bias whose rows begin one entry earlier from lane to lane
-            by_lane += here * column
-            micro.add_rows(s, keys, count, by_lane, across - step * column, zero)
-        else:
-            micro.add_clipped(s, keys, count, by_lane, across, column, here, key_step, step, last, zero)
-
-    @njit(**OPTIONS)
-    def _relative_scores(job, entry, first, count, d, queries, out, zero):
-        """out[t, lane] = the score of the key by distance first + t, for `count` of them.
-
-        Beyond either end of these keys it is that of the key there.
-        """
-        size, last, key_row = size_of(zero), load_int(job + R_FARTHEST), load_int(job + R_KEY_ROW)
-        row = TILE * size
-        low, high = min(max(first, 0), last), min(max(first + count - 1, 0), last)
-        begin = min(max(low - first, 0), count - 1)
-        end = begin + high - low
-        keys = start_of(job + R_KEY, entry) + low * key_row
-        micro.scores(keys, key_row, size, high - low + 1, d, queries, out + begin * row, zero)
-        for t in range(begin):
-            micro.copy_row(out + begin * row, TILE, out + t * row, zero)
-        for t in range(end + 1, count):
-            micro.copy_row(out + end * row, TILE, out + t * row, zero)
-
-    @njit(**OPTIONS)
-    def _work(job, key_mask, dense, distance, zero):
+    def _work(job, key_mask, special, distance, zero):
         """Take tiles until there are none.
 
-        `key_mask`, `dense` (mask, bias or labels) and `distance` (a bias or keys by distance) are None where
-        there is none: then no code for them is compiled.
+        `key_mask`, `special` (dense mask or bias, labels, orders) and `distance` (a bias or keys by distance)
+        are None where there is none: then no code for them is compiled.
         One function on purpose: Numba optimises a function again in each of its callers.
         """
         scale = load_real(job + SCALE, zero)
@@ -88,10 +58,11 @@ with cache.enabled():
         row = TILE * size
         total, slots = load_int(job + TOTAL), load_int(job + SLOTS)
         k_stride, v_stride = load_int(job + K_ROW), load_int(job + V_ROW)
+        by = job + DISTANCE
 
         # scratch, rows of 64: queries (d rows), scores (64), output and its sums (e + 1), the same of the
         # tiles before (e + 1), three rows, copies of k and v; queries for keys by distance (d), and their
-        # scores of 128 distances; labels of the queries
+        # scores of 128 distances; a label of 64 keys; labels of the queries
         queries = load_int(job + SCRATCH) + fetch_add(job + WORKERS, 1) * load_int(job + SCRATCH_SIZE)
         s = queries + row * d
         result = s + row * TILE
@@ -104,6 +75,7 @@ with cache.enabled():
         asking = v_copy + row * e
         lower, upper = asking + row * d, asking + row * (d + TILE)
         own_labels = queries + load_int(job + SCRATCH_SIZE) - 8 * TILE * load_int(job + LABELS)
+        labels_there = own_labels - 8 * TILE
 
         while True:
             item = fetch_add(job + NEXT, 1)
@@ -117,24 +89,54 @@ with cache.enabled():
             place = load_int(job + TILES) + 24 * tile
             first, step, count = load_int(place), load_int(place + 8), load_int(place + 16)
 
-            q_row = load_int(job + Q_ROW)
-            q = start_of(job + Q, entry) + first * q_row
-            micro.pack(q, step * q_row, count, d, scale, queries, zero)
+            # rows lie where the tile says or, with an order, where that says; results only if they are joined
+            # with those so far
+            q_row, out_row = load_int(job + Q_ROW), load_int(job + OUT_ROW)
+            q, out, lse = start_of(job + Q, entry), start_of(job + OUT, entry), 0
+            if load_int(job + LSE) != 0:
+                lse = start_of(job + LSE, entry)
+            ordered, q_order, k_order = False, 0, 0
+            if special is not None:
+                ordered = load_int(job + Q_ORDER) != 0
+            so_far = load_int(job + SO_FAR) != 0
+            scattered = ordered and so_far
+            if not scattered:
+                out += first * out_row
+                lse += first * size if lse != 0 else 0
+            if ordered:
+                q_order = start_of(job + Q_ORDER, entry) + 8 * first
+                k_order = start_of(job + K_ORDER, entry)
+                micro.copy_rows(q, q_row, q_order, 8 * step, count, d, k_copy, zero)
+                micro.pack(k_copy, size * d, count, d, scale, queries, zero)
+            else:
+                micro.pack(q + first * q_row, step * q_row, count, d, scale, queries, zero)
             micro.fill(result, e + 1, zero, zero)
             micro.fill(top, 1, -np.inf, zero)
+            if so_far:
+                if scattered:
+                    micro.copy_rows(out, out_row, q_order, 8 * step, count, e, v_copy, zero)
+                    micro.pack(v_copy, size * e, count, e, zero + 1, result, zero)
+                else:
+                    micro.pack(out, step * out_row, count, e, zero + 1, result, zero)
+                for lane in range(count):
+                    place = load_int(q_order + 8 * step * lane) if scattered else step * lane
+                    known = load_real(lse + size * place, zero)
+                    store_real(top + size * lane, known * LOG2_E, zero)
+                    store_real(sums + size * lane, 1.0 if known > -np.inf else 0.0, zero)
             micro.fill(held, 1, zero + 1, zero)
             unfolded, folded = 0, False
-            if dense is not None:
+            if special is not None:
                 for which in range(load_int(job + LABELS)):
-                    label = start_of(job + Q_LABEL, entry) + which * load_int(job + Q_LABEL_ROW) + 8 * first
+                    label = start_of(job + Q_LABEL, entry) + which * load_int(job + Q_LABEL_ROW)
                     for lane in range(TILE):
-                        place = own_labels + 8 * (which * TILE + lane)
-                        store_int(place, load_int(label + 8 * step * min(lane, count - 1)))
+                        last = min(lane, count - 1)
+                        place = load_int(q_order + 8 * step * last) if ordered else first + step * last
+                        store_int(own_labels + 8 * (which * TILE + lane), load_int(label + 8 * place))
             ready = WIDE  # the first of 64 distances whose scores are in `upper`
             if distance is not None:
-                if load_int(job + R_KEY) != 0:
-                    q_row = load_int(job + R_QUERY_ROW)
-                    q = start_of(job + R_QUERY, entry) + first * q_row
+                if load_int(by + by_distance.KEY) != 0:
+                    q_row = load_int(by + by_distance.QUERY_ROW)
+                    q = start_of(by + by_distance.QUERY, entry) + first * q_row
                     # in natural units, like any bias
                     micro.pack(q, step * q_row, count, d, scale * LOG_2, asking, zero)
 
@@ -153,6 +155,7 @@ with cache.enabled():
                     v = start_of(job + V, entry) + key * v_stride
                     k_row, v_row = k_stride * key_step, v_stride * key_step
 
+                    places, place_step = k_order + 8 * key, 8 * key_step
                     mask, mask_column, seen = 0, 0, keys
                     if key_mask is not None:
                         mask_column = load_int(job + KEY_MASK_COLUMN)
@@ -161,13 +164,19 @@ with cache.enabled():
                         seen = micro.seen_keys(mask, mask_column, keys)
                         if seen == 0:
                             continue
+                    if ordered:
+                        k, v = start_of(job + K, entry), start_of(job + V, entry)
+                        micro.copy_rows(k, k_stride, places, place_step, keys, d, k_copy, zero)
+                        micro.copy_rows(v, v_stride, places, place_step, keys, e, v_copy, zero)
+                        k, k_row, v, v_row = k_copy, size * d, v_copy, size * e
+                    if key_mask is not None:
                         if seen < keys:
                             micro.copy_seen(k, k_row, keys, d, mask, mask_column, k_copy, zero)
                             micro.copy_seen(v, v_row, keys, e, mask, mask_column, v_copy, zero)
                             k, k_row, v, v_row = k_copy, size * d, v_copy, size * e
 
                     micro.scores(k, k_row, size, keys, d, queries, s, zero)
-                    if dense is not None:
+                    if special is not None:
                         if load_int(job + BIAS) != 0:
                             bias_row, column = load_int(job + BIAS_ROW), load_int(job + BIAS_COLUMN)
                             bias = start_of(job + BIAS, entry) + first * bias_row + key * column
@@ -183,26 +192,32 @@ with cache.enabled():
                         for which in range(load_int(job + LABELS)):
                             label = start_of(job + K_LABEL, entry) + which * load_int(job + K_LABEL_ROW)
                             limits = load_int(job + LIMITS) + 16 * which
-                            micro.hide_labels(s, keys, own_labels + 8 * which * TILE, label + 8 * key,
-                                              8 * key_step, load_int(limits), load_int(limits + 8), zero)
+                            here, label_step = label + 8 * key, 8 * key_step
+                            if ordered:
+                                for t in range(keys):
+                                    there = load_int(label + 8 * load_int(places + t * place_step))
+                                    store_int(labels_there + 8 * t, there)
+                                here, label_step = labels_there, 8
+                            micro.hide_labels(s, keys, own_labels + 8 * which * TILE, here, label_step,
+                                              load_int(limits), load_int(limits + 8), zero)
                     if distance is not None:
-                        if load_int(job + R_KEY) != 0:
+                        if load_int(by + by_distance.KEY) != 0:
                             # the distances of the last lane and the first key, 64 on, and of the first lane:
                             # the next tile of keys meets the upper half of them again
-                            window = key - first - load_int(job + R_NEAREST) - (TILE - 1)
-                            if window + 2 * TILE <= 0 or window > load_int(job + R_FARTHEST):
-                                _relative_scores(job, entry, window, 1, d, asking, lower, zero)
+                            window = key - first - load_int(by + by_distance.KEY_NEAREST) - (TILE - 1)
+                            if window + 2 * TILE <= 0 or window > load_int(by + by_distance.KEY_FARTHEST):
+                                by_distance.scores(by, entry, window, 1, d, asking, lower, zero)
                                 micro.add_lanes(s, keys, count, lower, size, zero)
                             else:
                                 if window == ready:
                                     lower, upper = upper, lower
                                 else:
-                                    _relative_scores(job, entry, window, TILE, d, asking, lower, zero)
-                                _relative_scores(job, entry, window + TILE, TILE, d, asking, upper, zero)
+                                    by_distance.scores(by, entry, window, TILE, d, asking, lower, zero)
+                                by_distance.scores(by, entry, window + TILE, TILE, d, asking, upper, zero)
                                 ready = window + TILE
                                 micro.add_skewed(s, keys, lower, upper, zero)
-                        if load_int(job + TABLE) != 0:
-                            _add_by_distance(job, entry, s, keys, key, key_step, first, step, count, zero)
+                        if load_int(by + by_distance.TABLE) != 0:
+                            by_distance.add(by, entry, s, keys, key, key_step, first, step, count, zero)
                     if begin - (count - 1) < low or begin + keys - 1 > high:
                         micro.hide_band(s, keys, low - begin, high - begin, zero)
                     if words >= 0:
@@ -227,11 +242,16 @@ with cache.enabled():
                 micro.fold(result, e + 1, held, whole, zero)
             output = whole if folded else result
             total_of = output + row * e
-            out_row = load_int(job + OUT_ROW)
-            out = start_of(job + OUT, entry) + first * out_row
+            if scattered:
+                micro.unpack(output, count, e, total_of, v_copy, size * e, zero)
+                micro.logarithms(top, total_of, count, shrink, size, zero)
+                for lane in range(count):
+                    place = load_int(q_order + 8 * step * lane)
+                    micro.copy_row(v_copy + lane * size * e, e, out + place * out_row, zero)
+                    micro.copy_row(shrink + lane * size, 1, lse + place * size, zero)
+                continue
             micro.unpack(output, count, e, total_of, out, step * out_row, zero)
-            if load_int(job + LSE) != 0:
-                lse = start_of(job + LSE, entry) + first * size
+            if lse != 0:
                 micro.logarithms(top, total_of, count, lse, step * size, zero)
         return 0
 
@@ -240,7 +260,8 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
         plane_of: Array, scale: float, key_mask: Rows | None = None, mask: Rows | None = None,
         bias: Rows | None = None, distance: tuple[Rows, int, int] | None = None,
         relative: tuple[Rows, Rows, int, int] | None = None,
-        labels: tuple[Rows, Rows, Array] | None = None) -> None:
+        labels: tuple[Rows, Rows, Array] | None = None, order: tuple[Rows, Rows] | None = None,
+        so_far: bool = False) -> None:
     """Fill `out` (n, e) and, where it is wanted, `lse` (n, 1) of every leading entry.
 
     `plane_of` (entries) int64 names the plane of the tile list that each leading entry follows. `mask` and
@@ -250,6 +271,11 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
     numbers; the steps in the tile list have to be 1. `labels` are rows of int64 (L, n) of the queries and
     (L, m) of the keys, below 2**31, and limits (L, 2): a pair is hidden where low <= key's - query's <= high
     for any of L.
+
+    `order`, rows of int64 (1, queries) and (1, keys), says where the rows of q, k, v and the labels lie that
+    the tile list counts through, as it does through the key mask; it goes without mask, bias, distance and
+    relative. `so_far` says that out and lse hold the results for other keys, which are joined with these, and
+    with an order lie where it says. No two tiles share a query then.
     """
     entries = len(q.offsets)
     total = entries * tile_list.slots
@@ -259,19 +285,19 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
     workers = threads.worth(entries * tile_list.scores * (d + e), total)
     rows_of_tiles = TILE + 2 * d + 3 * e + 5 + (d + 2 * TILE if relative else 0)
     limits = labels[2] if labels else np.empty((0, 2), np.int64)
-    size = -(-TILE * rows_of_tiles * dtype.itemsize // 64) * 64 + 8 * TILE * len(limits)
+    size = -(-TILE * rows_of_tiles * dtype.itemsize // 64) * 64 + 8 * TILE * (bool(order) + len(limits))
     room = scratch(workers * size)
     job = np.array([
         0, total, 0, tile_list.slots, d, e, 0,
         *q[2:5], *k[2:5], *v[2:5], *out[2:5], *(lse[2:4] if lse else (0, 0)),
         *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
         *(mask[2:] if mask else (0, 0, 0, 0)), *(bias[2:] if bias else (0, 0, 0, 0)),
-        *((*distance[0][2:], *distance[1:]) if distance else (0, 0, 0, 0, 0, 0)),
-        *((*relative[0][2:5], *relative[1][2:5], *relative[2:]) if relative else [0] * 8),
         *((*labels[0][2:5], *labels[1][2:5], len(limits), address(limits)) if labels else [0] * 8),
-        tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size], np.int64)
+        *((*order[0][2:4], *order[1][2:4]) if order else [0] * 4), so_far,
+        tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size,
+        *by_distance.record(distance, relative)], np.int64)
     job.view(dtype)[SCALE // dtype.itemsize] = scale * math.log2(math.e)
     switches = (None if key_mask is None else 1,
-                None if mask is None and bias is None and labels is None else 1,
+                None if mask is None and bias is None and labels is None and order is None else 1,
                 None if distance is None and relative is None else 1)
     threads.run(_work, job, switches, dtype.type(0), workers - 1)

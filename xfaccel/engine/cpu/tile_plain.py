@@ -282,3 +282,10 @@ def copy_row(x, width, out, zero):
     """out[c] = x[c] for c < width."""
     for c in range(width):
         store_real(out + c * size_of(zero), load_real(x + c * size_of(zero), zero), zero)
+
+
+@njit(**OPTIONS)
+def copy_rows(x, x_row, places, step, count, width, out, zero):
+    """out[j, c] = x[p, c] for the int64 p that lies j * step bytes after `places`; out is dense."""
+    for j in range(count):
+        copy_row(x + load_int(places + j * step) * x_row, width, out + j * width * size_of(zero), zero)

@@ -21,13 +21,13 @@ from xfaccel.engine.cpu.tile_plain import (
     logarithms,
     seen_keys,
 )
-from xfaccel.engine.cpu.vector import columns_of, kernel, rows_of
+from xfaccel.engine.cpu.vector import I64, columns_of, kernel, rows_of
 from xfaccel.engine.tiles import TILE
 
 __all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows",
-           "add_skewed", "copy_row", "copy_seen", "fill", "fold", "hide_band", "hide_bits", "hide_keys",
-           "hide_labels", "hide_mask", "logarithms", "pack", "scores", "scores_past", "seen_keys", "softmax",
-           "unpack"]
+           "add_skewed", "copy_row", "copy_rows", "copy_seen", "fill", "fold", "hide_band", "hide_bits",
+           "hide_keys", "hide_labels", "hide_mask", "logarithms", "pack", "scores", "scores_past",
+           "seen_keys", "softmax", "unpack"]
 
 
 @intrinsic
@@ -174,3 +174,29 @@ def fold(typing, part, rows, held, whole, zero):
 
         e.loop(0, rows, row)
     return kernel(emit, zero, "iiii")
+
+
+@intrinsic
+def copy_rows(typing, x, x_row, places, step, count, width, out, zero):
+    def emit(e, x, x_row, places, step, count, width, out):
+        build = e.builder
+        whole = build.sub(width, build.srem(width, e.index(e.width)))
+        out_row = e.times(width, e.size)
+
+        def row(j):
+            place = build.load(e.at(places, build.mul(j, step)), typ=I64, align=8)
+            source, target = e.at(x, build.mul(place, x_row)), e.at(out, build.mul(j, out_row))
+
+            def vector(c):
+                offset = e.times(c, e.size)
+                e.store(e.load(e.at(source, offset)), e.at(target, offset))
+
+            def number(c):
+                offset = e.times(c, e.size)
+                build.store(e.load_one(e.at(source, offset)), e.at(target, offset))
+
+            e.loop(0, whole, vector, step=e.width)
+            e.loop(whole, width, number)
+
+        e.loop(0, count, row)
+    return kernel(emit, zero, "iiiiiii")
