@@ -13,7 +13,7 @@ from xfaccel.arrays import (
     parameter,
     rows_at,
 )
-from xfaccel.core import attention
+from xfaccel.core import attention, attention_into, attention_lse
 from xfaccel.engine.product import project
 
 Array = np.ndarray
@@ -56,20 +56,19 @@ def sinkhorn(q: Array, k: Array, v: Array, *, sort: Array, block: int, causal: b
     """Block-local attention in which every block also sees the block sorted to its place (Tay et al. 2020).
 
     (...,n,d),(...,n,d),(...,n,e) -> (...,n,e). Follows `xfref.sinkhorn`: blocks are mixed by one matrix
-    product, and attention over a sorted and an own block has the blocks as one more leading axis.
+    product, and one more leading axis; attention to the own block is joined with that to the sorted one.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (block + N) (d + e)) time for N blocks.
-    Memory: threads * tile(d, e) + heads * n * (3 * d + 2 * e) * size; with a mask or a short last block, the
+    Memory: threads * tile(d, e) + heads * n * (d + e + 1) * size; with a mask or a short last block, the
     copies of k and v, heads * n * (d + e) * size, come on top.
     """
     block, sort, k, v, seen = _prepared(q, k, v, sort, block, key_mask)
-    if causal:
-        sort = np.tril(sort, -1)
-    keys, values, seen = (np.concatenate([x, np.broadcast_to(own, x.shape)], axis=-2) for x, own in zip(
-        _sorted(sort, k, v, seen), (k, v, seen[..., None]), strict=True))
-    out = attention(_in_blocks(q, block), keys, values, causal=causal, scale=scale,
-                    key_mask=as_key_mask(seen[..., 0], keys))
+    keys, values, seen_there = _sorted(np.tril(sort, -1) if causal else sort, k, v, seen)
+    blocks, lead = _in_blocks(q, block), leading(keys, values)
+    blocks = np.broadcast_to(blocks, (*np.broadcast_shapes(blocks.shape[:-2], lead), block, q.shape[-1]))
+    out, lse = attention_lse(blocks, k, v, causal=causal, scale=scale, key_mask=as_key_mask(seen, k))
+    attention_into((out, lse), blocks, keys, values, scale=scale, key_mask=as_key_mask(seen_there, keys))
     return out.reshape(*out.shape[:-3], out.shape[-3] * block, out.shape[-1])[..., :q.shape[-2], :]
 
 
@@ -87,9 +86,10 @@ def sinkhorn_cut(q: Array, k: Array, v: Array, *, sort: Array, block: int, keep:
     """
     keep = count("keep", keep)
     block, sort, k, v, seen = _prepared(q, k, v, sort, block, key_mask)
-    keys, values, seen = (x.reshape(*x.shape[:-3], x.shape[-3] * block, x.shape[-1])
-                          for x in _sorted(sort[..., :keep, :], k, v, seen))
-    return attention(q, keys, values, key_mask=as_key_mask(seen[..., 0], keys), scale=scale)
+    *mixed, seen = _sorted(sort[..., :keep, :], k, v, seen)
+    keys, values = (x.reshape(*x.shape[:-3], x.shape[-3] * block, x.shape[-1]) for x in mixed)
+    seen = seen.reshape(*seen.shape[:-2], seen.shape[-2] * block)
+    return attention(q, keys, values, key_mask=as_key_mask(seen, keys), scale=scale)
 
 
 def _prepared(q: Array, k: Array, v: Array, sort: Array, block: int, key_mask: Array | None
@@ -115,16 +115,14 @@ def _in_blocks(x: Array, block: int) -> Array:
 
 
 def _sorted(sort: Array, k: Array, v: Array, seen: Array) -> tuple[Array, Array, Array]:
-    """The sorted blocks (..., r, block, width) of keys and values, and (..., r, block, 1) what is seen there.
-    """
+    """The sorted blocks (..., r, block, width) of keys and values, and (..., r, block) what is seen there."""
     mixed = []
     for x in (k, v):
         *lead, blocks, block, width = x.shape
         axes = np.broadcast_shapes(sort.shape[:-2], tuple(lead))
-        y = project(sort, x.reshape(*lead, blocks, block * width), axes)
-        mixed.append(y.reshape(*axes, sort.shape[-2], block, width))
+        x = x.reshape(*lead, blocks, block * width)
+        mixed.append(project(sort, x, axes).reshape(*axes, sort.shape[-2], block, width))
     # a slot is seen if its largest source is, the first of equals; a row of zeros has none
     largest = sort.argmax(axis=-1) if sort.size else np.zeros(sort.shape[:-1], np.intp)
-    found = rows_at(seen, largest) & (sort.max(axis=-1, keepdims=True, initial=0) > 0)
-    return *mixed, found[..., None]
+    return *mixed, rows_at(seen, largest) & (sort.max(axis=-1, keepdims=True, initial=0) > 0)
 
