@@ -25,6 +25,7 @@ from xfaccel.engine.cpu.memory import fetch_add, invoke, load_int, pause, peek
 from xfaccel.engine.tiles import WIDE
 
 N, LONG = 150, 1040  # several tiles; a sequence that the scan engine cuts into parts
+MODES = {scan.SUM: "sum", scan.READ: "read", scan.CAUSAL: "causal", scan.WHOLE: "whole"}
 CAME, DUE, LOOKS, KERNEL, JOB, SWITCHES = range(0, 8 * 6, 8)  # of the record that wraps a driver's job
 
 
@@ -33,6 +34,7 @@ class Path(NamedTuple):
     options: Callable[[np.random.Generator], dict]
     length: int = N
     splits: tuple[int, ...] = ()  # of a streaming form
+    heads: int = 2
     adapter: Callable | None = None  # (function, q, k, v, **options), where a function takes other arguments
 
 
@@ -51,7 +53,7 @@ def call(name: str, seed: int = 0) -> Call:
     path, rng = PATHS[name], np.random.default_rng(seed)
     own = in_steps(path.function, path.splits) if path.splits else plain(path.function, path.adapter)
     # entries of 0.3: large ones cost some features their digits
-    shape = Shape(path.length, path.length, 16, 16, (2,), (2,))
+    shape = Shape(path.length, path.length, 16, 16, (path.heads,), (path.heads,))
     return Call(own, draw_qkv(rng, np.float32, shape, 0.3), path.options(rng))
 
 
@@ -61,8 +63,8 @@ def options(*draws: Callable | dict) -> Callable[[np.random.Generator], dict]:
                         for name, x in (draw(rng) if callable(draw) else draw).items()}
 
 
-def key_mask(rng, m=N):
-    return dict(key_mask=rng.random((2, m)) < 0.7)
+def key_mask(rng):
+    return dict(key_mask=rng.random((2, N)) < 0.7)
 
 
 def mask(rng):
@@ -176,10 +178,11 @@ def _paths() -> Iterator[tuple[str, Path]]:
             yield _name("gather", *operands, *lse), Path(function, options(scattered, *draws))
     for kind in ("elu", *scan_face.KINDS):
         function, own = ("linear_transformer", {}) if kind == "elu" else ("performer", features(kind))
-        for operands, draws in subsets(key_mask=lambda rng: key_mask(rng, LONG)):
-            for mode, causal in (("sum", False), ("causal", True)):  # a call that sums also reads
+        for operands, draws in subsets(key_mask=lambda rng: dict(key_mask=rng.random((1, LONG)) < 0.7)):
+            # a call that sums also reads
+            for mode, causal, heads in (("sum", False, 2), ("causal", True, 2), ("whole", False, 8)):
                 yield _name("scan", kind, mode, *operands), Path(
-                    function, options(own, dict(causal=causal), *draws), LONG)
+                    function, options(own, dict(causal=causal), *draws), LONG, heads=heads)
         yield _name("scan", kind, "step"), Path(f"{function}_step", options(own), splits=(90, 60))
         yield _name("steps", kind), Path(f"{function}_step", options(own), 8, splits=(1, 7))
 
@@ -207,7 +210,7 @@ def _gather_words(x: dict) -> list[str]:
 
 def _scan_words(x: dict) -> list[str]:
     in_place = x["begin"] is not None and x["begin"] is x["end"]
-    mode = "step" if in_place else {scan.SUM: "sum", scan.READ: "read", scan.CAUSAL: "causal"}[x["mode"]]
+    mode = "step" if in_place else MODES[x["mode"]]
     return [_kind(x), mode, *_given(x, "key_mask")]
 
 

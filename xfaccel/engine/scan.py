@@ -51,6 +51,11 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None
         keys["key_mask"] = rows(key_side[2], key_lead, dense=False)
     out = empty((*lead, n, e), q.dtype)
 
+    if not causal and math.prod(lead) >= _ITEMS and math.prod(key_lead) == math.prod(lead):
+        # enough to share out without parts: one pass over keys and queries
+        cpu.run(cpu.WHOLE, np.array([[0, m], [0, n]]), lead, q=rows(q, lead), out=rows(out, lead), **keys,
+                **shared, projection=rows(directions[0], lead) if directions else None)
+        return out
     # the keys that come before any query, then, if causal, those that come one by one with the queries
     before, blind = (max(m - n, 0), max(n - m, 0)) if causal else (m, 0)
     prefix, steps = _ranges(0, before, key_lead), _ranges(before, m, lead)

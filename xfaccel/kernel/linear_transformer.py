@@ -16,7 +16,7 @@ def linear_transformer(q: Array, k: Array, v: Array, *, causal: bool = False,
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O((n + m) d e) time, causal or not.
-    Memory: threads * scan(d) + (2 if causal else 4) * max(heads, 8) * state(d),
+    Memory: threads * scan(d) + (2 * max(heads, 8) if causal else 0 if heads >= 8 else 32) * state(d),
         where state(f) = f * (-(-e // 64) * 64 + 2) * size
         and scan(f) = 64 * (138 + 2 * d + 6 * f + 3 * e) * size + state(f).
     """

@@ -16,8 +16,8 @@ def performer(q: Array, k: Array, v: Array, *, projection: Array, features: str 
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O((n + m) r (d + e)) time, causal or not.
-    Memory: threads * scan(f) + (2 if causal else 4) * max(heads, 8) * state(f); f is 2 r for hyperbolic and
-    trigonometric features, else r.
+    Memory: threads * scan(f) + (2 * max(heads, 8) if causal else 0 if heads >= 8 else 32) * state(f); f is
+    2 r for hyperbolic and trigonometric features, else r.
     """
     return scan.attend(q, k, v, causal=causal, key_mask=key_mask, features=_known(features),
                        projection=projection, scale=scale)

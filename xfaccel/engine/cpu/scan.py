@@ -40,8 +40,9 @@ TINY, GROWTH = 2.0**-100, 2.0**100  # totals below the one grow by the other
 # feature kinds with exponents; elu + 1 has none
 POSITIVE, HYPERBOLIC, TRIGONOMETRIC, RELU = range(4)
 
-# what a pass does with a range of tokens: add keys to a state, read a state, do both in turn
-SUM, READ, CAUSAL = range(3)
+# what a pass does with a range of tokens: add keys to a state, read a state, do both in turn; or add all keys
+# and then read for all queries
+SUM, READ, CAUSAL, WHOLE = range(4)
 
 # byte offsets in the job record, as in `softmax`
 (NEXT, TOTAL, WORKERS, ROOT,         # the counter that hands out parts; parts; threads; sqrt(scale)
@@ -146,10 +147,18 @@ with cache.enabled():
                     store_real(top + f * size, -np.inf, zero)
 
             ranges = load_int(job + RANGES) + 16 * part
-            for first in range(load_int(ranges), load_int(ranges + 8), TILE):
-                count = min(TILE, load_int(ranges + 8) - first)
+            begin, stop = load_int(ranges), load_int(ranges + 8)
+            adds, reads = mode != READ, mode == READ or mode == CAUSAL
+            chunks, later = -((begin - stop) // TILE), 0
+            if mode == WHOLE:
+                later = -(-load_int(ranges + 24) // TILE)
+            for chunk in range(chunks + later):
+                if chunk == chunks:  # all keys are in the state
+                    adds, reads, begin, stop = False, True, -chunk * TILE, load_int(ranges + 24)
+                first = begin + chunk * TILE
+                count = min(TILE, stop - first)
 
-                if mode != READ:
+                if adds:
                     k_row, v_row = load_int(job + K_ROW), load_int(job + V_ROW)
                     k = start_of(job + K, entry) + first * k_row
                     v = start_of(job + V, entry) + first * v_row
@@ -183,7 +192,7 @@ with cache.enabled():
                                    raw, half, k_powers, k_factors, zero)
                         kernel.combine(k_powers, features, zero + 1, lanes, zero + 1, k_powers, zero)
 
-                if mode != SUM:
+                if reads:
                     query = first + load_int(job + SHIFT)
                     q_row, out_row = load_int(job + Q_ROW), load_int(job + OUT_ROW)
                     q = start_of(job + Q, entry) + query * q_row
@@ -243,7 +252,7 @@ with cache.enabled():
                     out = start_of(job + OUT, entry) + query * out_row
                     micro.unpack(result, count, e, total, out, out_row, zero)
 
-                if mode != READ:
+                if adds:
                     if kind is not None:
                         kernel.raise_tops(k_powers, features, top, z, state, blocks, negative, zero)
                         kernel.weigh(k_powers, features, negative, zeros, k_weights, zero)
@@ -262,9 +271,11 @@ def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtyp
         begin: Rows | None = None, end: Rows | None = None) -> None:
     """One pass over the token ranges (parts, 2) of every leading entry.
 
-    `begin` and `end` are rows of states, one per part; a pass that only reads has one row in `begin`.
+    `begin` and `end` are rows of states, one per part; a pass that only reads has one row in `begin`. A pass
+    over the whole has one part, of two ranges from 0 on: the keys and the queries.
     """
-    total = math.prod(lead) * len(ranges)
+    parts = 1 if mode == WHOLE else len(ranges)
+    total = math.prod(lead) * parts
     tokens = int((ranges[:, 1] - ranges[:, 0]).sum())
     if total == 0 or tokens == 0:
         return
@@ -279,7 +290,7 @@ def run(mode: int, ranges: Array, lead: tuple[int, ...], *, d: int, e: int, dtyp
     room = scratch(workers * size)
     places = [x[2:5] if x else (0, 0, 0) for x in (q, k, v, out, projection)]
     job = np.array([
-        0, total, 0, 0, mode, len(ranges), address(ranges), shift, d, e, rows, features,
+        0, total, 0, 0, mode, parts, address(ranges), shift, d, e, rows, features,
         *(number for place in places for number in place),
         *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
         *((*begin[2:4], 0 if mode == READ else begin.stride) if begin else (0, 0, 0)),
