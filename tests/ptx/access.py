@@ -4,7 +4,7 @@ import numpy as np
 
 from .memory import Who
 from .numbers import FORMATS
-from .operands import LOCAL_WINDOW, SHARED_WINDOW, reader, writer
+from .operands import LOCAL_WINDOW, SHARED_WINDOW, full, reader, writer
 from .parse import Address, Immediate, Register, Symbol
 
 SPACES = ("global", "shared", "local", "param", "const")
@@ -96,7 +96,7 @@ def storing(program, instruction):
 
     def store(team, active):
         memory, at = resolve(team, active, space, find(team, active))
-        values = [np.broadcast_to(read(team), team.size)[active.lanes] for read in reads]
+        values = [full(read(team), team.size)[active.lanes] for read in reads]
         memory.store(active.who, at, np.stack(values))
 
     return store
@@ -123,7 +123,7 @@ def atomically(program, instruction):
 
     def atomic(team, active):
         memory, at = resolve(team, active, space, find(team, active))
-        values = [np.broadcast_to(read(team), team.size)[active.lanes] for read in reads]
+        values = [full(read(team), team.size)[active.lanes] for read in reads]
         before = memory.update(active.who, at, lambda old, i: update(old, *(each[i] for each in values)), values[0])
         if write:
             write(team, spread(team, active, before), active)
@@ -174,7 +174,7 @@ def copying(program, instruction):
         origin = find_source(team, active)
         sizes = np.full(len(at), width)
         if read_size:
-            sizes = np.broadcast_to(read_size(team), team.size)[active.lanes].astype(np.int64)
+            sizes = full(read_size(team), team.size)[active.lanes].astype(np.int64)
         for some in np.unique(sizes[sizes > 0]):
             chosen = sizes == some
             team.machine.memory.check(select(active.who, chosen), origin[chosen], int(some), align=width)

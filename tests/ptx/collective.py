@@ -4,7 +4,7 @@ import numpy as np
 
 from .access import addresses, resolve
 from .numbers import FORMATS
-from .operands import reader, writer
+from .operands import full, reader, writer
 from .parse import Pair
 
 WARP = 32
@@ -12,24 +12,12 @@ LANES = np.arange(WARP, dtype=np.uint32)
 U32, PRED = FORMATS["u32"], FORMATS["pred"]
 
 
-def all_there(team, active, instruction, members=None):
-    """Raise unless the threads of each warp that are to take part do so; all of them, if members are not given."""
-    there = active.mask.reshape(-1, WARP)
-    due = team.exists.reshape(-1, WARP) & there.any(1, keepdims=True)
-    if members is not None:
-        wanted = np.broadcast_to(members, team.size).reshape(-1, WARP)
-        each = np.where(there, wanted, 0).max(1, keepdims=True)  # the mask that a thread of the warp gives
-        due &= (each >> LANES & np.uint32(1)).astype(bool)
-    if (due != there).any():
-        team.diverged(np.flatnonzero((due != there).any(1))[0] * WARP, instruction)
-
-
 def syncing(program, instruction):
     """bar.warp.sync: what the lanes of the warp did before comes before what they do after."""
     members = reader(program, instruction, instruction.operands[0], U32)
 
     def sync(team, active):
-        all_there(team, active, instruction, members(team))
+        team.demand_all(active, members(team))
         team.machine.advance(team, active)
 
     return sync
@@ -47,16 +35,16 @@ def shuffling(program, instruction):
         reader(program, instruction, each, U32) for each in (source, by, clamp, members))
 
     def shuffle(team, active):
-        all_there(team, active, instruction, read_members(team))
+        team.demand_all(active, read_members(team))
         lane = np.tile(LANES, team.size // WARP).astype(np.int64)
-        by, clamp = read_by(team).astype(np.int64), read_clamp(team).astype(np.int64)
+        by, clamp = read_by(team).astype(np.int64) & 31, read_clamp(team).astype(np.int64)
         segment, limit = clamp >> 8 & 31, clamp & 31
         first, last = lane & segment, lane & segment | limit & ~segment
         origin = {"up": lane - by, "down": lane + by, "bfly": lane ^ by, "idx": first | by & ~segment}[mode]
         found = origin >= last if mode == "up" else origin <= last
         origin = np.where(found, origin, lane) + team.first_lane
-        team.demand_active(active, origin, instruction)
-        write(team, np.broadcast_to(read(team), team.size)[origin], active)
+        team.demand_active(active, origin)
+        write(team, full(read(team), team.size)[origin], active)
         if write_found:
             write_found(team, found, active)
 
@@ -72,9 +60,9 @@ def voting(program, instruction):
     read, read_members = reader(program, instruction, source, PRED), reader(program, instruction, members, U32)
 
     def vote(team, active):
-        all_there(team, active, instruction, read_members(team))
+        team.demand_all(active, read_members(team))
         there = active.mask.reshape(-1, WARP)
-        said = np.broadcast_to(read(team), team.size).reshape(-1, WARP) & there
+        said = full(read(team), team.size).reshape(-1, WARP) & there
         result = {"any": said.any(1), "all": (said | ~there).all(1),
                   "uni": (said == there).all(1) | ~said.any(1),
                   "ballot": (said.astype(np.uint32) << LANES).sum(1, dtype=np.uint32)}[mode]
@@ -102,7 +90,7 @@ def reducing(program, instruction):
     filling = np.array(neutral, np.int64).astype(form.dtype)
 
     def reduce(team, active):
-        all_there(team, active, instruction, read_members(team))
+        team.demand_all(active, read_members(team))
         values = np.where(active.mask, read(team), filling).reshape(-1, WARP)
         write(team, np.repeat(function.reduce(values, 1, dtype=form.dtype), WARP), active)
 
@@ -132,7 +120,7 @@ def loading_matrices(program, instruction):
     transposed = "trans" in names
 
     def load(team, active):
-        all_there(team, active, instruction)
+        team.demand_all(active)
         giving = active.where(team.lane < 8 * count)
         memory, at = resolve(team, giving, "shared", find(team, giving))
         rows = np.zeros((team.size, 4), np.uint32)
@@ -175,10 +163,10 @@ def multiplying(program, instruction):
     addend = [reader(program, instruction, each, f32) for each in sources[2]]
 
     def gather(team, reads):
-        return np.stack([np.broadcast_to(read(team), team.size) for read in reads]).reshape(len(reads), -1, 8, 4)
+        return np.stack([full(read(team), team.size) for read in reads]).reshape(len(reads), -1, 8, 4)
 
     def multiply(team, active):
-        all_there(team, active, instruction)
+        team.demand_all(active)
         warps = team.size // WARP
         a = to_numbers(kind, gather(team, left)).reshape(halves, 2, warps, 8, 4, -1)
         a = a.transpose(2, 1, 3, 0, 4, 5).reshape(warps, 16, -1)

@@ -7,13 +7,14 @@ threads that part ways those at the earliest instruction go on until they meet t
 import numpy as np
 
 from .control import Control
-from .faults import Deadlock, Divergence
+from .faults import Deadlock, Divergence, Incomplete
 from .memory import Split, Who
+from .operands import full
 
 WARP = 32
-READY, WAITING, EXITED = 0, 1, 2
+READY, WAITING, EXITED, STALLED = 0, 1, 2, 3  # STALLED: at an instruction for which others of the warp are missing
 BARRIERS = 16  # that a block has
-LIMIT = 10**8  # instructions of one team; who needs more waits for something that does not come
+LIMIT = 10**7  # instructions of a team; who needs more waits for what does not come
 
 
 class Active:
@@ -65,7 +66,7 @@ class Team:
         local = machine.program
         self.local = Split("local", local.sizes["local"], local.cells["local"], machine.warps, self.size,
                            local.regions["local"])
-        self.here = 0
+        self.here, self.last_call = 0, False
         self.specials = {"laneid": self.lane, "warpid": self.warp}
         for names, whole, place in (("ntid", machine.block, None), ("nctaid", machine.grid, None),
                                     ("tid", machine.block, self.thread), ("ctaid", machine.grid, self.block)):
@@ -95,14 +96,27 @@ class Team:
                          for name in ("ctaid", "tid"))
         return f"block {block}, thread {thread}"
 
-    def diverged(self, lane, instruction):
-        raise Divergence(f"{self.where(lane)}: not all threads of the warp that are due are here")
+    def demand_all(self, active, members=None):
+        """All threads of each warp have to be here, or those in the mask `members`; they may yet come."""
+        here, due = active.mask.reshape(-1, WARP), self.exists.reshape(-1, WARP)
+        if members is not None:
+            each = np.where(here, full(members, self.size).reshape(-1, WARP), 0).max(1, keepdims=True)
+            due = due & (each >> np.arange(WARP, dtype=np.uint32) & np.uint32(1)).astype(np.bool_)
+        wrong = here.any(1) & (here != due).any(1)
+        if wrong.any():
+            if not self.last_call:
+                raise Incomplete
+            self.diverged(np.argmax(wrong) * WARP)
+        self.last_call = False
 
-    def demand_active(self, active, lanes, instruction):
+    def diverged(self, lane):
+        raise Divergence(f"{self.where(lane)}: not all threads of the warp that are due come here")
+
+    def demand_active(self, active, lanes):
         """The threads that the active ones read from have to be active too."""
         missing = active.mask & ~active.mask[lanes]
         if missing.any():
-            self.diverged(np.argmax(missing), instruction)
+            self.diverged(np.argmax(missing))
 
     def leave(self, active):
         self.status[active.mask] = EXITED
@@ -119,13 +133,20 @@ class Team:
     def run(self):
         """As far as it can get; whether it got anywhere."""
         moved = False
-        while (ready := self.status == READY).any():
+        while True:
+            ready = self.status == READY
+            self.last_call = not ready.any()
+            if self.last_call:
+                # whoever else could come to where these are has ended, or waits elsewhere
+                ready = self.status == STALLED
+                if not ready.any():
+                    return moved
             moved = True
-            start = int(self.pc[ready].min())
-            mask = ready & (self.pc == start)
-            alone = np.array_equal(mask, ready)
-            self.follow(start, Active(self, mask, bool((mask | (self.status == EXITED)).all()), alone))
-        return moved
+            place = int(self.pc[ready].min())
+            mask = ready & (self.pc == place)
+            self.status[mask] = READY
+            whole = bool((mask | (self.status == EXITED)).all())
+            self.follow(place, Active(self, mask, whole, np.array_equal(mask, ready)))
 
     def follow(self, place, there):
         """Step on until the threads part, wait or end, or may meet others."""
@@ -142,15 +163,21 @@ class Team:
                     if place in leaders and not there.alone:
                         break
                     continue
-            if isinstance(step, Control):
-                place = step.go(self, taking, there, place)
-                if place is None:
-                    return
-                if machine.executed > LIMIT:
-                    raise Deadlock(f"{self.where()}: still running after {LIMIT} instructions")
-            else:
-                step(self, taking)
-                place += 1
+            try:
+                if isinstance(step, Control):
+                    place = step.go(self, taking, there, place)
+                    if place is None:
+                        return
+                    if machine.executed > LIMIT:
+                        raise Deadlock(f"{self.where()}: still running after {LIMIT} instructions")
+                else:
+                    step(self, taking)
+                    place += 1
+            except Incomplete:
+                self.pc[there.mask] = place + 1
+                self.pc[taking.mask] = place
+                self.status[taking.mask] = STALLED
+                return
             if place in leaders and not there.alone:
                 break
         self.pc[there.mask] = place
@@ -202,10 +229,7 @@ class Machine:
 
     def arrive(self, team, active, number, threads, wait, instruction):
         """At a barrier: all threads of each warp at once, and as many warps as it takes."""
-        there, due = active.mask.reshape(-1, WARP), team.exists.reshape(-1, WARP)
-        apart = there.any(1) & (there != due).any(1)
-        if apart.any():
-            team.diverged(np.flatnonzero(apart)[0] * WARP, instruction)
+        team.demand_all(active)
         if number >= BARRIERS:
             raise instruction.unknown()
         block, warp = self.advance(team, active)

@@ -199,8 +199,8 @@ class Split(Memory):
                 self.allow(owner * self.stride + begin, size)
 
     def place(self, owner, at):
-        """Where the address `at` of the memory of `owner` is; -1, which is nowhere, for what is outside of it."""
-        return np.where((at >= 0) & (at < self.stride), at + owner * self.stride, -1)
+        """Where the address `at` of the memory of `owner` is; negative, which is nowhere, if it is outside of it."""
+        return np.where((at >= 0) & (at < self.stride), at + owner * self.stride, at % WIDEST - WIDEST)
 
     def describe(self, at):
         return super().describe(at % self.stride) if at >= 0 else f"{self.name} memory, outside of it"
