@@ -1,8 +1,8 @@
-"""What each PTX instruction computes from registers alone, as functions of NumPy arrays with one entry per lane.
+"""What each PTX instruction computes from registers alone: functions of NumPy arrays, one entry per thread.
 
-`recipe` gives (formats of the operands, format of the result, function). float32 `fma` is computed in float64 and
-rounded; only where the sum of product and addend lies within 2^-53 of a tie does it differ from the hardware's.
-float64 `fma` rounds twice, and the approximate functions (ex2, rcp, ...) are the exact ones, rounded.
+`recipe` gives (formats of the operands, format of the result, function). float32 `fma` is computed in float64
+and rounded; only where the sum lies within 2^-53 of a tie does it differ from the hardware's. float64 `fma`
+rounds twice, and the approximate functions (ex2, rcp, ...) are the exact ones, rounded.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ from .bits import (
     reversed_bits,
     shifted,
 )
-from .numbers import FORMATS, convert, flush, toward
+from .numbers import FORMATS, convert, flush, saturated, toward
 
 ROUNDING = {"rn", "rz", "rm", "rp"}
 FLOAT = ROUNDING | {"ftz", "sat"}
@@ -44,7 +44,7 @@ class Case:
             raise self.instruction.unknown()
 
     def uniform(self, count, function, exact=False):
-        """A recipe whose operands and result have one format; floats are computed with the rounding asked for."""
+        """A recipe whose operands and result have one format; floats are rounded as asked for."""
         if self.floats:
             function = self.rounded(function, exact)
         return [self.form] * count, self.form, function
@@ -67,7 +67,7 @@ class Case:
             if wide:
                 result = toward(rounding, result, dtype)
             if sat:
-                result = np.where(np.isnan(result), dtype.type(0), np.clip(result, dtype.type(0), dtype.type(1)))
+                result = saturated(result)
             return flush(result) if ftz else result
 
         return compute
@@ -93,7 +93,8 @@ def moved(case):
     return [case.form], case.form, lambda x: x
 
 
-BINARY = {"add": np.add, "sub": np.subtract, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
+BINARY = {"add": np.add, "sub": np.subtract,
+          "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
 
 @computes(*BINARY)
@@ -183,7 +184,8 @@ ORDERED = {"eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
 INTEGER = {**ORDERED, "ne": np.not_equal}
 # of floats: false where a number is missing, or, with a u at the end, true
 FLOATING = {**ORDERED, "ne": lambda x, y: (x < y) | (x > y), "neu": np.not_equal,
-            "equ": lambda x, y: ~((x < y) | (x > y)), "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y),
+            "equ": lambda x, y: ~((x < y) | (x > y)),
+            "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y),
             "gtu": lambda x, y: ~(x <= y), "geu": lambda x, y: ~(x < y),
             "nan": lambda x, y: np.isnan(x) | np.isnan(y), "num": lambda x, y: ~(np.isnan(x) | np.isnan(y))}
 
@@ -202,7 +204,8 @@ def compared(case):
     return [case.form, case.form, PRED], PRED, lambda x, y, other: join(function(x, y), other)
 
 
-TESTS = {"finite": np.isfinite, "infinite": np.isinf, "notanumber": np.isnan, "number": lambda x: ~np.isnan(x)}
+TESTS = {"finite": np.isfinite, "infinite": np.isinf, "notanumber": np.isnan,
+         "number": lambda x: ~np.isnan(x)}
 
 
 @computes("testp")
@@ -214,6 +217,8 @@ def tested(case):
 @computes("cvt")
 def converted(case):
     target = case.instruction.modifiers[-2]
+    if target == "tf32" and case.extra == {"rna", "tf32"}:
+        return [U32], U32, lambda bits: bits + np.uint32(0x1000) & np.uint32(0xFFFFE000)
     case.allow(target, *FLOAT, "rni", "rzi", "rmi", "rpi", "relu")
     if target not in FORMATS:
         raise case.instruction.unknown()
@@ -235,7 +240,8 @@ def moved_bits(case):
 @computes("shf")
 def moved_through(case):
     case.allow("l", "r", "wrap", "clamp")
-    return case.uniform(3, lambda low, high, count: funnel(low, high, count, "l" in case.extra, "wrap" in case.extra))
+    left, wrap = "l" in case.extra, "wrap" in case.extra
+    return case.uniform(3, lambda low, high, count: funnel(low, high, count, left, wrap))
 
 
 @computes("popc", "clz", "bfind")

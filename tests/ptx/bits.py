@@ -51,9 +51,9 @@ def reversed_bits(x):
 
 def highest_bit(x):
     """The place of the highest set bit, -1 where there is none."""
-    halves = [np.frexp((x >> x.dtype.type(shift) & x.dtype.type(0xFFFFFFFF)).astype(np.float64))[1].astype(np.int32)
-              for shift in range(0, 8 * x.dtype.itemsize, 32)]
-    return np.where(halves[-1] > 0, halves[-1] + 32 * (len(halves) - 1), halves[0]) - 1
+    words = np.ascontiguousarray(x).view(np.uint32).reshape(len(x), -1)
+    above = np.frexp(words.astype(np.float64))[1]  # the exponent is one more than the place
+    return np.where(above[:, -1] > 0, above[:, -1] + 32 * (words.shape[1] - 1), above[:, 0]) - 1
 
 
 def permuted(a, b, selector):

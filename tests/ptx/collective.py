@@ -57,7 +57,8 @@ def voting(program, instruction):
         raise instruction.unknown()
     target, source, members = instruction.operands
     write = writer(target, U32 if mode == "ballot" else PRED, instruction)
-    read, read_members = reader(program, instruction, source, PRED), reader(program, instruction, members, U32)
+    read = reader(program, instruction, source, PRED)
+    read_members = reader(program, instruction, members, U32)
 
     def vote(team, active):
         team.demand_all(active, read_members(team))
@@ -71,8 +72,8 @@ def voting(program, instruction):
     return vote
 
 
-REDUCE = {"add": (np.add, 0), "and": (np.bitwise_and, -1), "or": (np.bitwise_or, 0), "xor": (np.bitwise_xor, 0),
-          "min": (np.minimum, None), "max": (np.maximum, None)}
+REDUCE = {"add": (np.add, 0), "min": (np.minimum, None), "max": (np.maximum, None),
+          "and": (np.bitwise_and, -1), "or": (np.bitwise_or, 0), "xor": (np.bitwise_xor, 0)}
 
 
 def reducing(program, instruction):
@@ -109,7 +110,7 @@ def active_lanes(program, instruction):
 
 
 def loading_matrices(program, instruction):
-    """ldmatrix: 8 x 8 matrices of 16 bits; lane i of matrix j gives the address of a row, and holds two numbers."""
+    """ldmatrix: 8 x 8 matrices of 16 bits, of which each lane gives the address of one row and gets two numbers."""
     names = instruction.modifiers
     count = {"x1": 1, "x2": 2, "x4": 4}.get(names[3])
     if names[:3] != ("sync", "aligned", "m8n8") or count is None or set(names[4:]) - {
@@ -148,13 +149,16 @@ def to_numbers(kind, registers):
 
 
 def multiplying(program, instruction):
-    """mma.sync: (16, k) times (k, 8) for each warp, added to float32; thread (group, member) of 8 x 4 holds of
-    each quarter or half of a matrix the numbers of row `group` and of the columns that belong to `member`."""
+    """mma.sync: (16, k) times (k, 8) for each warp, added to float32.
+
+    The lanes are 8 groups of 4; each holds of each 8 rows of the left matrix the numbers of the row of its group
+    and of a few columns, one register for every 8 rows and 4 or 8 columns; so with the columns of the right one.
+    """
     names = instruction.modifiers
     kind = names[-2]
     halves = SHAPES.get((names[2], 1 if kind == "tf32" else 2))
-    if (names[:2] != ("sync", "aligned") or names[3:5] != ("row", "col") or halves is None or names[5:] not in [
-            ("f32", kind, kind, "f32") for kind in ("f16", "bf16", "tf32")]):
+    if (names[:2] != ("sync", "aligned") or names[3:5] != ("row", "col") or halves is None
+            or names[5:] not in [("f32", each, each, "f32") for each in ("f16", "bf16", "tf32")]):
         raise instruction.unknown()
     f32 = FORMATS["f32"]
     result, *sources = instruction.operands

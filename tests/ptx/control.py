@@ -13,7 +13,7 @@ U32 = FORMATS["u32"]
 
 
 class Control:
-    """What distinguishes these steps from the others: `go` gets the threads that take it and those that are there."""
+    """A step of this kind: `go` gets the team, the threads that take it, those that are there, and the place."""
 
     def __init__(self, go):
         self.go = go
@@ -68,4 +68,5 @@ def trapping(program, instruction):
     return Control(trap)
 
 
-CONTROL = {"bra": branching, "ret": ending, "exit": ending, "bar": waiting, "barrier": waiting, "trap": trapping}
+CONTROL = {"bra": branching, "ret": ending, "exit": ending, "bar": waiting, "barrier": waiting,
+           "trap": trapping}

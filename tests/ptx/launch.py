@@ -1,5 +1,6 @@
 """The launch of a kernel on NumPy arrays, as a driver would do it on arrays of a GPU."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +12,17 @@ from .numbers import FORMATS
 from .nvrtc import Compiled
 from .program import RED_ZONE, program
 
-CONCURRENT = 64  # blocks that run together
+TOGETHER = 4096  # threads: more would not be faster, and their registers take memory
 MAX_THREADS = 1024
+SHARED_LIMIT = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}  # KiB of a block
 
 
 class Blank(np.ndarray):
-    """An array that nothing was written to, as `cupy.empty` gives: a kernel must not read it before it writes it."""
+    """An array that nothing was written to, as `cupy.empty` gives; kernels must write it before they read it."""
 
 
 def blank(shape, dtype) -> Blank:
-    """A `Blank`, filled with NaN. What kernels write is remembered from launch to launch; the host must not write."""
+    """A `Blank`, filled with NaN. What kernels write is remembered from launch to launch; the host must not."""
     array = np.ndarray.__new__(Blank, shape, dtype)
     bytes_of(array)[:] = 0xFF
     array.written = np.zeros(array.nbytes, np.bool_)
@@ -70,7 +72,8 @@ class Device:
 
     def __init__(self, args, code, warps):
         self.arrays = {i: each for i, each in enumerate(args) if isinstance(each, np.ndarray)}
-        self.owners = list({id(home): home for home in map(owner, self.arrays.values()) if home.size}.values())
+        homes = {id(home): home for home in map(owner, self.arrays.values())}
+        self.owners = [home for home in homes.values() if home.size]
         self.begins, end = {}, code.sizes["global"]
         for each in self.owners:
             self.begins[id(each)] = end = -(-(end + RED_ZONE) // RED_ZONE) * RED_ZONE
@@ -88,9 +91,9 @@ class Device:
             memory.allow(*extents[i], each.flags.writeable)
 
     def extent(self, array):
-        """(address of the first byte, bytes from there to the last); without any, where nothing may be accessed."""
+        """(address of the first byte, bytes from there to the last)."""
         if not array.size:
-            return RED_ZONE, 0
+            return RED_ZONE, 0  # where nothing may be accessed
         home, (low, high) = owner(array), byte_bounds(array)
         return self.begins[id(home)] + low - byte_bounds(home)[0], high - low
 
@@ -110,7 +113,7 @@ class Device:
 
 
 def packed(parameter, argument, device):
-    """The bytes of an argument, of exactly the size and the kind of its parameter: a driver converts nothing."""
+    """The bytes of an argument, of the size and the kind of its parameter: a driver converts nothing."""
     form = FORMATS.get(parameter.kind)
     floats = form is not None and form.dtype.kind == "f"
     if parameter.size == 8 and not floats and (argument is None or isinstance(argument, np.ndarray)):
@@ -132,18 +135,23 @@ def triple(extent):
 
 def launch(module: str | Compiled, kernel: str, grid, block, args, shared: int = 0, *,
            schedule: str | int = "lockstep") -> Report:
-    """Run `kernel` of a module of PTX; arrays among `args` are read and written as pointers to the GPU would be.
+    """Run `kernel` of a module of PTX; arrays among `args` are read and written where they are.
 
     `grid` and `block` are numbers or tuples, `shared` the bytes of dynamic shared memory. An array that is not
-    writeable must not be written by the kernel either. `schedule`: "lockstep" is fastest; "forward" and "backward" let
-    each warp of a block run as far as it can, in this order, and a number in a random one.
-    Raises what faults.py lists, and `UnknownInstruction`.
+    writeable must not be written by the kernel either. `schedule`: "lockstep" is fastest; "forward" and
+    "backward" let each warp of a block run as far as it can, in this order, a number in a random one. It decides
+    what a faulty kernel computes; a race is found under each. Raises what faults.py lists, and
+    `UnknownInstruction`.
     """
-    code = program(module.ptx if isinstance(module, Compiled) else module, kernel)
+    ptx = module.ptx if isinstance(module, Compiled) else module
+    code = program(ptx, kernel)
     grid, block = triple(grid), triple(block)
     threads, blocks = int(np.prod(block)), int(np.prod(grid))
-    if not 0 < threads <= MAX_THREADS or blocks < 1:
+    if not 0 < threads <= (code.kernel.max_threads or MAX_THREADS) or blocks < 1:
         raise ValueError(f"a grid of {grid} blocks of {block} threads cannot be launched")
+    needed, sm = shared + sum(size for _, size in code.regions["shared"]), int(re.search(r"sm_(\d+)", ptx)[1])
+    if needed > SHARED_LIMIT[sm] * 1024:
+        raise ValueError(f"{needed} bytes of shared memory are more than sm_{sm} has for a block")
     parameters = code.kernel.parameters
     if len(args) != len(parameters):
         raise TypeError(f"{kernel} takes {len(parameters)} arguments, not {len(args)}")
@@ -152,11 +160,11 @@ def launch(module: str | Compiled, kernel: str, grid, block, args, shared: int =
     for parameter, argument in zip(parameters, args, strict=True):
         place = code.parameters[parameter.name]
         data[place:place + parameter.size] = packed(parameter, argument, device)
-    executed = 0
+    executed, together = 0, max(1, TOGETHER // threads)
     with np.errstate(all="ignore"):
-        for first in range(0, blocks, CONCURRENT):
-            machine = Machine(code, device.memory, bytes(data), grid, block,
-                              range(first, min(first + CONCURRENT, blocks)), shared, schedule)
+        for first in range(0, blocks, together):
+            some = range(first, min(first + together, blocks))
+            machine = Machine(code, device.memory, bytes(data), grid, block, some, shared, schedule)
             machine.run()
             executed += machine.executed
     device.give_back()

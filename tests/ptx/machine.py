@@ -1,7 +1,8 @@
 """Runs the steps of a kernel with teams of warps.
 
-A team is all warps that run as one: every step is a few NumPy calls for all threads of the team that are at it. Of
-threads that part ways those at the earliest instruction go on until they meet the others.
+A team is all warps that run as one: a step is a few NumPy calls for all threads of the team that are at it. Of
+threads that part ways those at the earliest instruction go on until they meet the others. Under the schedule
+"lockstep" one team holds every warp, else team i holds warp i of each block.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from .memory import Split, Who
 from .operands import full
 
 WARP = 32
-READY, WAITING, EXITED, STALLED = 0, 1, 2, 3  # STALLED: at an instruction for which others of the warp are missing
+READY, WAITING, EXITED, STALLED = 0, 1, 2, 3  # STALLED: at an instruction that needs more of the warp
 BARRIERS = 16  # that a block has
 LIMIT = 10**7  # instructions of a team; who needs more waits for what does not come
 
@@ -63,17 +64,16 @@ class Team:
         self.barrier = np.full(self.size, -1)
         self.registers = [None] * len(machine.program.kernel.register_bits)
         self.group, self.flights = np.zeros(self.size, np.int64), []
-        local = machine.program
-        self.local = Split("local", local.sizes["local"], local.cells["local"], machine.warps, self.size,
-                           local.regions["local"])
+        code = machine.program
+        self.local = Split("local", code.sizes["local"], code.cells["local"], machine.warps, self.size,
+                           code.regions["local"])
         self.here, self.last_call = 0, False
-        self.specials = {"laneid": self.lane, "warpid": self.warp}
-        for names, whole, place in (("ntid", machine.block, None), ("nctaid", machine.grid, None),
-                                    ("tid", machine.block, self.thread), ("ctaid", machine.grid, self.block)):
-            for axis, extent in zip("xyz", whole, strict=True):
-                self.specials[f"{names}.{axis}"] = np.full(self.size, extent) if place is None else place % extent
-                place = None if place is None else place // extent
-        self.specials = {name: value.astype(np.uint32) for name, value in self.specials.items()}
+        specials = {"laneid": self.lane, "warpid": self.warp}
+        for name, extents, place in (("tid", machine.block, self.thread), ("ctaid", machine.grid, self.block)):
+            for axis, extent in zip("xyz", extents, strict=True):
+                specials[f"{name}.{axis}"], specials[f"n{name}.{axis}"] = place % extent, np.full(self.size, extent)
+                place = place // extent
+        self.specials = {name: value.astype(np.uint32) for name, value in specials.items()}
 
     def special(self, name, instruction):
         if name not in self.specials:
@@ -125,9 +125,10 @@ class Team:
         self.group[active.mask] += 1
 
     def wait(self, active, still):
-        """Let the groups of copies of these threads arrive but the last `still`; -1 those that are open too."""
+        """Let the copies of these threads arrive, except the last `still` groups; -1: also what is in none yet."""
         for flight in self.flights:
-            flight.arrive(self, active.mask[flight.lanes] & (flight.groups < self.group[flight.lanes] - still))
+            old = flight.groups < self.group[flight.lanes] - still
+            flight.arrive(self, active.mask[flight.lanes] & old)
         self.flights = [flight for flight in self.flights if flight.under_way.any()]
 
     def run(self):
@@ -207,9 +208,11 @@ class Machine:
 
     def run(self):
         while any((team.status != EXITED).any() for team in self.teams):
-            order = {"lockstep": self.teams, "forward": self.teams, "backward": self.teams[::-1]}.get(self.schedule)
-            if order is None:
-                order = [self.teams[i] for i in self.random.permutation(len(self.teams))]
+            order = self.teams
+            if self.schedule == "backward":
+                order = order[::-1]
+            elif isinstance(self.schedule, int):
+                order = [order[i] for i in self.random.permutation(len(order))]
             if not any([team.run() for team in order]):
                 self.stuck()
 
@@ -220,7 +223,7 @@ class Machine:
         raise Deadlock(f"{team.where(lane)} waits for threads that do not come")
 
     def advance(self, team, active):
-        """The clocks of the warps of these threads go on, and each knows its own; the (block, warp) of each."""
+        """The clocks of the warps of these threads go on; which these are: (blocks, warps)."""
         first = np.unique(team.first_lane[active.lanes])
         block, warp = team.local_block[first], team.warp[first]
         self.clocks[block, warp, warp] += 1

@@ -1,7 +1,7 @@
 """Registers of a team of warps: how operands are read and results are written.
 
-A step, which is what an instruction becomes, is a function of the team and of the threads that are active in it.
-Registers hold arrays with one entry per thread; they are replaced, never written into, so that they may be shared.
+A step, which is what an instruction becomes, is a function of the team and of the threads active in it.
+Registers hold arrays with one entry per thread; they are replaced, never written into, and so may be shared.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def full(value, size):
 
 
 def reader(program, instruction, operand, form):
-    """The function of a team that gives the operand: an array, or one number if it is the same for all threads."""
+    """The function of a team that gives the operand: an array, or one number where all threads have the same."""
     if isinstance(operand, Register):
         read = register_reader(operand, form)
     elif isinstance(operand, Special):
