@@ -9,9 +9,10 @@ from .parse import Address, Immediate, Register, Symbol
 
 SPACES = ("global", "shared", "local", "param", "const")
 # caching, ordering and scope: they change when memory is seen, which the clocks of memory.py decide here
-IGNORED = {"nc", "volatile", "weak", "relaxed", "acquire", "release", "acq_rel", "gpu", "cta", "sys", "ca",
-           "cg", "cs", "cv", "lu", "wb", "wt", "L1::evict_last", "L1::evict_first", "L1::no_allocate", "L1::evict_normal",
-           "L2::64B", "L2::128B", "L2::256B", "lo", "unified"}
+IGNORED = {
+    "nc", "volatile", "weak", "relaxed", "acquire", "release", "acq_rel", "gpu", "cta", "sys", "unified",
+    "ca", "cg", "cs", "cv", "lu", "wb", "wt", "L1::evict_last", "L1::evict_first", "L1::evict_normal",
+    "L1::no_allocate", "L2::64B", "L2::128B", "L2::256B"}
 COUNTS = {"v2": 2, "v4": 4, "v8": 8}
 
 
@@ -156,7 +157,7 @@ class Flight:
 
 def copying(program, instruction):
     """cp.async and its groups: the bytes are fetched when their group is waited for, as late as a GPU may."""
-    kind = next((name for name in instruction.modifiers if name.startswith(("commit", "wait"))), None)
+    kind = instruction.modifiers[1] if len(instruction.modifiers) == 2 else None
     if kind == "commit_group":
         return lambda team, active: team.commit(active)
     if kind == "wait_all":

@@ -110,7 +110,7 @@ def active_lanes(program, instruction):
 
 
 def loading_matrices(program, instruction):
-    """ldmatrix: 8 x 8 matrices of 16 bits, of which each lane gives the address of one row and gets two numbers."""
+    """ldmatrix: 8 x 8 matrices of 16 bits; a lane gives the address of a row, gets two numbers of each."""
     names = instruction.modifiers
     count = {"x1": 1, "x2": 2, "x4": 4}.get(names[3])
     if names[:3] != ("sync", "aligned", "m8n8") or count is None or set(names[4:]) - {
@@ -151,8 +151,8 @@ def to_numbers(kind, registers):
 def multiplying(program, instruction):
     """mma.sync: (16, k) times (k, 8) for each warp, added to float32.
 
-    The lanes are 8 groups of 4; each holds of each 8 rows of the left matrix the numbers of the row of its group
-    and of a few columns, one register for every 8 rows and 4 or 8 columns; so with the columns of the right one.
+    The lanes are 8 groups of 4. A register holds 8 rows of the left matrix, those of the groups, by 4 or 8
+    columns, each lane one or two of them; and so, with rows and columns exchanged, of the right one.
     """
     names = instruction.modifiers
     kind = names[-2]

@@ -13,7 +13,7 @@ U32 = FORMATS["u32"]
 
 
 class Control:
-    """A step of this kind: `go` gets the team, the threads that take it, those that are there, and the place."""
+    """Such a step: `go` gets the team, the threads that take it, those that are there, and the place."""
 
     def __init__(self, go):
         self.go = go

@@ -12,17 +12,18 @@ from .numbers import FORMATS
 from .nvrtc import Compiled
 from .program import RED_ZONE, program
 
+SCHEDULES = ("lockstep", "forward", "backward")
 TOGETHER = 4096  # threads: more would not be faster, and their registers take memory
 MAX_THREADS = 1024
-SHARED_LIMIT = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}  # KiB of a block
+SHARED_LIMIT = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB that a block may take
 
 
 class Blank(np.ndarray):
-    """An array that nothing was written to, as `cupy.empty` gives; kernels must write it before they read it."""
+    """An array that nothing was written to, as `cupy.empty` gives; kernels must write before they read it."""
 
 
 def blank(shape, dtype) -> Blank:
-    """A `Blank`, filled with NaN. What kernels write is remembered from launch to launch; the host must not."""
+    """A `Blank`, filled with NaN. What kernels write to it is remembered from launch to launch."""
     array = np.ndarray.__new__(Blank, shape, dtype)
     bytes_of(array)[:] = 0xFF
     array.written = np.zeros(array.nbytes, np.bool_)
@@ -137,11 +138,11 @@ def launch(module: str | Compiled, kernel: str, grid, block, args, shared: int =
            schedule: str | int = "lockstep") -> Report:
     """Run `kernel` of a module of PTX; arrays among `args` are read and written where they are.
 
-    `grid` and `block` are numbers or tuples, `shared` the bytes of dynamic shared memory. An array that is not
-    writeable must not be written by the kernel either. `schedule`: "lockstep" is fastest; "forward" and
-    "backward" let each warp of a block run as far as it can, in this order, a number in a random one. It decides
-    what a faulty kernel computes; a race is found under each. Raises what faults.py lists, and
-    `UnknownInstruction`.
+    `grid` and `block` are numbers or tuples, `shared` the bytes of dynamic shared memory. An array that is
+    not writeable must not be written by the kernel either. `schedule`: "lockstep" is fastest; "forward" and
+    "backward" let each warp of a block run as far as it can, in this order, a number in a random one. It
+    decides what a faulty kernel computes; a race is found under each.
+    Raises what faults.py lists, and `UnknownInstruction`.
     """
     ptx = module.ptx if isinstance(module, Compiled) else module
     code = program(ptx, kernel)
@@ -150,6 +151,8 @@ def launch(module: str | Compiled, kernel: str, grid, block, args, shared: int =
     if not 0 < threads <= (code.kernel.max_threads or MAX_THREADS) or blocks < 1:
         raise ValueError(f"a grid of {grid} blocks of {block} threads cannot be launched")
     needed, sm = shared + sum(size for _, size in code.regions["shared"]), int(re.search(r"sm_(\d+)", ptx)[1])
+    if schedule not in SCHEDULES and not isinstance(schedule, int):
+        raise ValueError(f"schedule is {SCHEDULES} or a number, not {schedule!r}")
     if needed > SHARED_LIMIT[sm] * 1024:
         raise ValueError(f"{needed} bytes of shared memory are more than sm_{sm} has for a block")
     parameters = code.kernel.parameters

@@ -1,8 +1,8 @@
 """Runs the steps of a kernel with teams of warps.
 
-A team is all warps that run as one: a step is a few NumPy calls for all threads of the team that are at it. Of
-threads that part ways those at the earliest instruction go on until they meet the others. Under the schedule
-"lockstep" one team holds every warp, else team i holds warp i of each block.
+A team is all warps that run as one: a step is a few NumPy calls for all threads of the team that are at it.
+Of threads that part ways those at the earliest instruction go on until they meet the others. Under the
+schedule "lockstep" one team holds every warp, else team i holds warp i of each block.
 """
 
 import numpy as np
@@ -69,9 +69,10 @@ class Team:
                            code.regions["local"])
         self.here, self.last_call = 0, False
         specials = {"laneid": self.lane, "warpid": self.warp}
-        for name, extents, place in (("tid", machine.block, self.thread), ("ctaid", machine.grid, self.block)):
-            for axis, extent in zip("xyz", extents, strict=True):
-                specials[f"{name}.{axis}"], specials[f"n{name}.{axis}"] = place % extent, np.full(self.size, extent)
+        for name, sizes, place in (("tid", machine.block, self.thread), ("ctaid", machine.grid, self.block)):
+            for axis, extent in zip("xyz", sizes, strict=True):
+                specials[f"{name}.{axis}"] = place % extent
+                specials[f"n{name}.{axis}"] = np.full_like(place, extent)
                 place = place // extent
         self.specials = {name: value.astype(np.uint32) for name, value in specials.items()}
 
@@ -125,7 +126,7 @@ class Team:
         self.group[active.mask] += 1
 
     def wait(self, active, still):
-        """Let the copies of these threads arrive, except the last `still` groups; -1: also what is in none yet."""
+        """Let the copies of these threads arrive but for the last `still` groups; -1: those in none, too."""
         for flight in self.flights:
             old = flight.groups < self.group[flight.lanes] - still
             flight.arrive(self, active.mask[flight.lanes] & old)

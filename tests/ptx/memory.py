@@ -1,11 +1,12 @@
 """One state space, with everything that can be wrong with an access to it.
 
-The smallest piece that an instruction of the kernel touches is a cell: accesses are aligned, so that two of them
-overlap exactly if they share a cell. Each cell knows whether it may be touched, whether it has been written, and
-who wrote and read it last. When is told by clocks of warps (vector clocks, as in FastTrack): that of a warp goes
-on at each barrier, where all that take part learn all the clocks that any of them knows. What another thread did
-came before if one knows of its warp a later clock than that of the access, in whatever order the interpreter
-happens to run the warps. Threads that meet at `bar.warp.sync` are taken for their whole warp.
+The smallest piece that an instruction of the kernel touches is a cell: accesses are aligned, so that two of
+them overlap exactly if they share a cell. Each cell knows whether it may be touched, whether it has been
+written, and who wrote and read it last. When is told by clocks of warps (vector clocks, as in FastTrack):
+that of a warp goes on at each barrier, where all that take part learn all the clocks that any of them knows.
+What another thread did came before if one knows of its warp a later clock than that of the access, in
+whatever order the interpreter happens to run the warps. Threads that meet at `bar.warp.sync` are taken for
+their whole warp.
 """
 
 from typing import NamedTuple
@@ -189,7 +190,7 @@ class Memory:
 
 
 class Split(Memory):
-    """The memories of all blocks or of all threads, `stride` bytes each; `regions` of them may be accessed."""
+    """Memories of all blocks or of all threads, `stride` bytes each; `regions` of them may be accessed."""
 
     def __init__(self, name, stride, cell, warps, count, regions):
         self.stride = -(-stride // WIDEST) * WIDEST

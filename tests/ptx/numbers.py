@@ -8,7 +8,7 @@ UNSIGNED = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16), 32: np.dtype(np.uint
 
 
 class Format(NamedTuple):
-    """`bits` of a register as numbers of `dtype`, one or (packed) several; decoded where NumPy has no such type."""
+    """`bits` of a register: one or (packed) several of `dtype`, decoded where NumPy has no such numbers."""
 
     bits: int
     dtype: np.dtype
@@ -43,7 +43,7 @@ FORMATS = {
 
 
 def toward(kind, exact, dtype):
-    """`exact`, of more digits, as `dtype`: rounded down (rm), up (rp), to zero (rz) or else to the nearest."""
+    """`exact`, of more digits, as `dtype`: rounded down (rm), up (rp), to zero (rz) or to the nearest."""
     near = exact.astype(dtype)
     if kind in (None, "rn"):
         return near

@@ -61,7 +61,7 @@ class Compiled:
 @functools.lru_cache(256)
 def compile(source: str, sm: int | str = 80, options: tuple[str, ...] = (),
             names: tuple[str, ...] = ()) -> Compiled:
-    """Compile for compute capability `sm`, such as 80 or "90a"; `names`: templates, such as kernel<float, 64>."""
+    """Compile for compute capability `sm`, as 80 or "90a"; `names` are templates, as kernel<float, 64>."""
     nvrtc = library()
     if nvrtc is None:
         raise CompileError(REMEDY)

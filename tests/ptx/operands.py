@@ -28,7 +28,7 @@ def full(value, size):
 
 
 def reader(program, instruction, operand, form):
-    """The function of a team that gives the operand: an array, or one number where all threads have the same."""
+    """The function of a team that gives the operand: an array, or one number that all threads have."""
     if isinstance(operand, Register):
         read = register_reader(operand, form)
     elif isinstance(operand, Special):

@@ -4,7 +4,6 @@ import functools
 
 from . import access, collective
 from .control import CONTROL
-from .numbers import FORMATS
 from .operands import computing, moving
 from .parse import parse
 
@@ -63,7 +62,7 @@ class Program:
                 if used in (space, None) or space == "global" and used == "const":
                     sizes.append(form.bits // 8 * count)
             elif each.op == "cp" and len(each.operands) > 2:
-                # a source of a given size may end anywhere, but what is copied are no smaller numbers than these
+                # a source of a given size may end anywhere, but not within a number
                 sizes.append(each.operands[2].bits if space == "shared" or len(each.operands) == 3 else 2)
         return min(sizes)
 
