@@ -166,9 +166,10 @@ def copying(program, instruction):
         still = instruction.operands[0].bits
         return lambda team, active: team.wait(active, still)
     hints = {"async", "ca", "cg", "shared", "shared::cta", "global", "L2::64B", "L2::128B", "L2::256B"}
+    if instruction.modifiers[0] != "async" or set(instruction.modifiers) - hints:
+        raise instruction.unknown()
     to, source, width, *size = instruction.operands
-    ignoring = size and isinstance(size[0], Register) and size[0].bits == 1
-    if instruction.modifiers[0] != "async" or set(instruction.modifiers) - hints or ignoring:
+    if size and isinstance(size[0], Register) and size[0].bits == 1:  # whether to ignore the source
         raise instruction.unknown()
     find_to, find_source = addresses(program, instruction, to), addresses(program, instruction, source)
     width = width.bits
