@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from .memory import Who
 from .numbers import FORMATS
 from .operands import LOCAL_WINDOW, SHARED_WINDOW, full, reader, writer
 from .parse import Address, Immediate, Register, Symbol
@@ -183,15 +182,9 @@ def copying(program, instruction):
             sizes = full(read_size(team), team.size)[active.lanes].astype(np.int64)
         for some in np.unique(sizes[sizes > 0]):
             chosen = sizes == some
-            team.machine.memory.check(select(active.who, chosen), origin[chosen], int(some), align=width)
+            team.machine.memory.check(active.who.select(chosen), origin[chosen], int(some), align=width)
         shared.check(active.who, at, width, write=True, async_copy=True)
         shared.data[at[:, None] + np.arange(width)] = 0xFF
         team.flights.append(Flight(team, active, at, origin, width, sizes))
 
     return copy
-
-
-def select(who, chosen):
-    """Some of the threads of an access."""
-    numbers = np.flatnonzero(chosen)
-    return Who(*(each[chosen] for each in who[:5]), who.clocks, lambda i: who.where(numbers[i]))
