@@ -42,7 +42,7 @@ test: $(VENV)/.with-test
 
 # with -rs it says what it had to skip, and why
 proof: $(VENV)/.with-proof
-	$(RUN) -m pytest -q -rs tests/test_ptx.py tests/test_ptx_instructions.py
+	$(RUN) -m pytest -q -rs tests/test_ptx*.py
 
 # the specification alone: a test that runs on both packages runs on xfref
 coverage: $(VENV)/.with-test

@@ -184,7 +184,6 @@ def copying(program, instruction):
             chosen = sizes == some
             team.machine.memory.check(active.who.select(chosen), origin[chosen], int(some), align=width)
         shared.check(active.who, at, width, write=True, async_copy=True)
-        shared.data[at[:, None] + np.arange(width)] = 0xFF
         team.flights.append(Flight(team, active, at, origin, width, sizes))
 
     return copy

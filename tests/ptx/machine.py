@@ -235,16 +235,17 @@ class Machine:
         team.demand_all(active)
         if number >= BARRIERS:
             raise instruction.unknown()
-        block, warp = self.advance(team, active)
-        np.add.at(self.arrived, (block, number), 1)
-        np.maximum.at(self.known, (block, number), self.clocks[block, warp])
-        if wait:
-            team.status[active.mask] = WAITING
-            team.barrier[active.mask] = number
         expected = self.warps if threads is None else -(-int(threads) // WARP)
-        if (self.arrived[:, number] > expected).any():
-            raise Divergence(f"{team.where(active.lanes[0])}: more threads come than the barrier takes")
-        self.release(self.arrived[:, number] == expected, number)
+        # one after the other: there may be more than it takes, for it to be used again
+        for each in np.unique(team.warp[active.lanes]):
+            coming = active.where(team.warp == each)
+            block, warp = self.advance(team, coming)
+            self.arrived[block, number] += 1
+            self.known[block, number] = np.maximum(self.known[block, number], self.clocks[block, warp])
+            if wait:
+                team.status[coming.mask] = WAITING
+                team.barrier[coming.mask] = number
+            self.release(self.arrived[:, number] == expected, number)
 
     def release(self, blocks, number):
         """Those who wait at a barrier where all have arrived know what these knew, and go on."""

@@ -23,7 +23,7 @@ MANY = 1 << 60  # in the place of a whole stamp: more than one block has read
 
 
 class Who:
-    """The threads of an access, an array each: block, place of the block among those that run, thread and warp.
+    """The threads of an access, an array each: block, its place among those that run, thread and warp.
 
     `clocks` are what warps know of each other, see Machine; `where` says of one of the threads which it is.
     """
