@@ -349,9 +349,9 @@ UNJITTED = {"square", "causal, more queries", "no keys", "key mask per batch ent
 UNJITTED_VARIANTS = {
     "attention", "attention_lse", "block_local", "sliding_window", "sliding_window, dilated", "random_tokens",
     "sparse_strided, both sides", "sparse_fixed, both sides", "etc", "etc, biased", "adaptive_span",
-    "adaptive_span, positions", "shaw", "reformer", "routing", "linformer", "synthesizer",
-    "linear_transformer", "performer", "performer, hyperbolic", "performer, trigonometric", "performer, relu",
-    "compressive_transformer"}
+    "adaptive_span, positions", "shaw", "reformer", "routing", "star_ring", "linformer",
+    "synthesizer", "linear_transformer", "performer", "performer, hyperbolic", "performer, trigonometric",
+    "performer, relu", "compressive_transformer"}
 
 
 def _common(label, variant):

@@ -123,6 +123,11 @@ def global_biases(rng):
                 global_to_long_bias=rng.standard_normal((5, N)))
 
 
+def embedded(rng):
+    own = dict(key_embedded=N, value_embedded=N, key_relay=1, value_relay=1)
+    return {name: rng.standard_normal((2, length, 16)) for name, length in own.items()}
+
+
 def of_queries(function, q, k, v, **options):
     return function(q, **options)
 
@@ -176,6 +181,7 @@ def _paths() -> Iterator[tuple[str, Path]]:
     for operands, draws in subsets(causal=dict(causal=True), key_mask=key_mask):
         for lse, function in functions:
             yield _name("gather", *operands, *lse), Path(function, options(scattered, *draws))
+    yield _name("gather", "lse", "joined"), Path("star_ring", options(embedded))
     for kind in ("elu", *scan_face.KINDS):
         function, own = ("linear_transformer", {}) if kind == "elu" else ("performer", features(kind))
         for operands, draws in subsets(key_mask=lambda rng: dict(key_mask=rng.random((1, LONG)) < 0.7)):
@@ -205,7 +211,7 @@ def _softmax_words(x: dict) -> list[str]:
 
 
 def _gather_words(x: dict) -> list[str]:
-    return ["causal"] * (x["last"] < x["m"]) + _given(x, "key_mask", "lse")
+    return ["causal"] * (x["last"] < x["m"]) + _given(x, "key_mask", "lse") + ["joined"] * x["so_far"]
 
 
 def _scan_words(x: dict) -> list[str]:

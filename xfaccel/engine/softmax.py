@@ -81,23 +81,24 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
 
 
 def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool = False,
-                  key_mask: Array | None = None, scale: float | None = None,
-                  with_lse: bool = True) -> tuple[Array, Array | None]:
+                  key_mask: Array | None = None, into: tuple[Array, Array] | None = None,
+                  scale: float | None = None, with_lse: bool = True) -> tuple[Array, Array | None]:
     """Softmax attention of each query to a list of keys of its own; `lengths` has checked q, k and v.
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e),(...,n), the latter None unless `with_lse`. `indices` (lead...,
-    n, r) are integers below m in any order, the same one counting once, those below 0 not at all.
+    n, r) are integers below m in any order, the same one counting once, those below 0 not at all. `into` is
+    as for `attend`.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n r (d + e)) time a leading entry, O(m + r) memory for each thread.
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
     scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)
-    out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
+    out, lse = into or (empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None)
     gather.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
-               rows(lse[..., None], lead) if with_lse else None,
+               None if lse is None else rows(lse[..., None], lead),
                rows(indices.astype(np.int64, copy=False), lead), n=n, m=m, d=d, e=e, count=indices.shape[-1],
-               last=m - n if causal else m, scale=scale, key_mask=key_rows)
+               last=m - n if causal else m, scale=scale, key_mask=key_rows, so_far=into is not None)
     return out, lse
 
 

@@ -1,4 +1,4 @@
-"""Routing Transformer, fast: tokens are gathered by cluster, and clusters are one more leading axis."""
+"""Routing Transformer, fast: the softmax engine reads tokens cluster by cluster."""
 
 import functools
 
@@ -30,25 +30,32 @@ def routing_clusters(x: Array, centroids: Array, size: int) -> Array:
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n C d) time.
-    Memory: heads * n * C * (2 * size + 1).
+    Memory: n * C * (2 * size + 1) + 8 * n.
     """
     check_array("x", x, least=2)
     centroids = parameter("centroids", centroids, x.dtype, own=(None, x.shape[-1]), lead=x.shape[:-2])
-    affinity = centroids @ x.swapaxes(-1, -2)
-    affinity[np.isnan(affinity)] = -np.inf
-    n = x.shape[-2]
+    (*lead, n, _), clusters = x.shape, centroids.shape[-2]
     size = min(count("size", size), n)
+    centroids = np.broadcast_to(centroids, (*lead, *centroids.shape[-2:]))
+    # one after another, as the affinities of all would not fit the cache
+    found = [_largest(centroids[entry] @ x[entry].T, size) for entry in np.ndindex(*lead)]
+    return np.array(found, np.intp).reshape(*lead, clusters, size)
+
+
+def _largest(affinity: Array, size: int) -> Array:
+    """Where the `size` largest of each row lie, in ascending order; the first of equals."""
+    n = affinity.shape[-1]
     if size == n:
-        return np.broadcast_to(np.arange(n), affinity.shape).copy()
-    last = np.partition(affinity, n - size, axis=-1)[..., n - size, None]
+        return np.tile(np.arange(n), (len(affinity), 1))
+    affinity[np.isnan(affinity)] = -np.inf
+    last = np.partition(affinity, n - size, axis=-1)[:, n - size, None]
     chosen = affinity >= last
     if np.count_nonzero(chosen) > last.size * size:
         # of the tokens level with the last that counts, as many as there is room for
         level = affinity == last
         chosen ^= level
         chosen |= level & (np.cumsum(level, axis=-1) <= size - chosen.sum(axis=-1, keepdims=True))
-    found = np.flatnonzero(chosen).reshape(*affinity.shape[:-1], size)
-    return np.remainder(found, n, out=found)
+    return np.remainder(np.flatnonzero(chosen), n).reshape(-1, size)
 
 
 def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters: Array, causal: bool = False,
@@ -67,21 +74,19 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
     lead = leading(q, k, v)
     queries = _checked("query_clusters", query_clusters, n, lead)
     keys = _checked("key_clusters", key_clusters, m, lead)
-    clusters, w, u = *queries.shape[-2:], keys.shape[-1]
-    if keys.shape[-2] != clusters:
-        raise ValueError(f"query_clusters and key_clusters need the same number of clusters, "
-                         f"got {clusters} and {keys.shape[-2]}")
+    (clusters, w), (others, u) = queries.shape[-2:], keys.shape[-2:]
+    if clusters != others:
+        raise ValueError("query_clusters and key_clusters need the same number of clusters, "
+                         f"got {clusters} and {others}")
     seen = np.ones(keys.shape, bool)
     seen[..., 1:] = keys[..., 1:] != keys[..., :-1]  # a key listed twice is seen once
     if key_mask is not None:
         seen = seen & rows_at(check_key_mask(key_mask, k, lead)[..., None, :, None], keys)[..., 0]
-    labels = None
-    if causal:
-        positions = (np.arange(length)[None] for length in (n, m))
-        labels = (*positions, np.array([(m - n + 1, n + m)]))  # what lies this far ahead is hidden
-    order = tuple(x.reshape(*x.shape[:-2], -1) for x in (queries, keys))
+    positions = (np.arange(length)[None] for length in (n, m))
+    labels = (*positions, np.array([(m - n + 1, n + m)])) if causal else None  # this far ahead is hidden
+    *order, seen_there = (x.reshape(*x.shape[:-2], -1) for x in (queries, keys, seen))
     out, lse = attend(q, k, v, _clusters(clusters, w, u), order=order, labels=labels, scale=scale,
-                      key_mask=None if seen.all() else seen.reshape(*seen.shape[:-2], -1))
+                      key_mask=None if seen.all() else seen_there)
     listed, equal = _places(queries, n), np.zeros((1, 1), q.dtype)
     return attend_listed(*(np.broadcast_to(equal, (*lead, length, 1)) for length in (n, clusters * w)), out,
                          listed, key_mask=~np.isneginf(lse), scale=1.0, with_lse=False)[0]
