@@ -23,7 +23,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from .files import reading
+from .files import generator, reading
 
 WORDS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "X", "<oov>")  # the id of a word is its index
 PAD, ZERO, CLOSE, OOV = 0, 1, 15, 16
@@ -76,13 +76,12 @@ def generate(
     >>> all(16 < len(ids) < 64 and evaluate(ids) == label for ids, label in train + test)
     True
     """
-    if rng is None:
-        raise TypeError("rng must be a numpy Generator or a seed: None would not be reproducible")
+    rng = generator(rng)
     if max_depth < 2 or max_args < 2:
         raise ValueError(f"max_depth and max_args must be at least 2, got {max_depth} and {max_args}")
     if max_length - min_length < 2:
         raise ValueError(f"no length lies strictly between {min_length} and {max_length}")
-    return _distinct(np.random.default_rng(rng), max_depth, max_args, min_length, max_length)
+    return _distinct(rng, max_depth, max_args, min_length, max_length)
 
 
 def _distinct(rng, max_depth, max_args, min_length, max_length):
