@@ -1,4 +1,4 @@
-"""What the tasks of lra share: data files that somebody else wrote, of which nothing is trusted, parts, seeds."""
+"""What the tasks of lra share: reading files that somebody else wrote and nobody trusts, parts, seeds."""
 
 import os
 import stat
