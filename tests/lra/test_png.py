@@ -34,9 +34,9 @@ def chunk(kind, data, checksum=None):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
 
-def whole(rows, width, height, kinds=(8, 0, 0, 0, 0), end=chunk(b"IEND", b"")):
+def whole(rows, width, height, kinds=(8, 0, 0, 0, 0)):
     header = chunk(b"IHDR", struct.pack(">II", width, height) + bytes(kinds))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(rows))) + end
+    return png.SIGNATURE + header + chunk(b"IDAT", zlib.compress(bytes(rows))) + chunk(b"IEND", b"")
 
 
 def test_filters_by_hand(tmp_path):
