@@ -121,7 +121,7 @@ def covered(paddle, p, fine=16):
 
 @pytest.mark.parametrize("level", ["easy", "hard"])
 def test_pictures_by_counting_points(level):
-    """Ink within 0.13 of the exact share, distractors brighter; no ink on the border, or of two in a pixel."""
+    """Ink within 0.13 of the exact area, distractors brighter; no ink on the border, or of two on a pixel."""
     p = pathfinder.parameters(32, level)
     for example in islice(pathfinder.generate(9, p), 3):
         shares = np.array([covered(paddle, p) for paddle in example.paddles])
