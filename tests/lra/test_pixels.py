@@ -158,7 +158,7 @@ BROKEN = {
     "labels in a string": (batch(ARRAY, []).replace(b"]q\x05(e", b"U\x0201"), "labels are no list of 2"),
     "label": (batch(ARRAY, [9, 10]), "label 1 is none from 0 to 9"),
     "true as a label": (batch(ARRAY, []).replace(b"(e", b"(K\x01\x88e"), "label 1 is none from 0 to 9"),
-    "large": (bytes(2**20 + 2**10), "holds 1049600 bytes, more than max_bytes = 1048"),
+    "large": (bytes(2**20 + 2**10), "holds 1049600 bytes, more than max_bytes = 1049088"),
 }
 
 
