@@ -202,7 +202,7 @@ BAD_IDX = {
     "many": (idx(8, (2, 3), bytes(7)), "holds 7 bytes of numbers, where 6 are due"),
     "few of four bytes": (idx(12, (2,), bytes(7)), "holds 7 bytes of numbers, where 8 are due"),
     "huge": (idx(8, (2**32 - 1,) * 3, b""), "holds 0 bytes of numbers, where 7922816245892410538530019737"),
-    "axes": (idx(8, (1,) * 255, b"0"), "where 1 are due in 255 axes"),
+    "axes": (idx(8, (1,) * 255, b"0"), "holds 1 bytes of numbers, where 1 are due in 255 axes"),
     "bomb": (gzip.compress(bytes(10**6)), "unpacks to more than 10000 bytes"),
     "cut off": (gzip.compress(idx(8, (1,), b"0"))[:-4], "is cut off"),
 }

@@ -286,28 +286,3 @@ def _example(fields):
     if target != str(value):
         raise ValueError(f"Target is {target[:20]!r}, the tree is worth {value}")
     return ids, value
-
-
-def majority_accuracy(fit_labels: np.ndarray, labels: np.ndarray) -> float:
-    """Share of `labels` (count,) that equal the commonest of `fit_labels`: 0.17 at the benchmark's size.
-
-    >>> majority_accuracy(np.array([3, 3, 1]), np.array([3, 1, 3, 3]))
-    0.75
-    """
-    return float(np.mean(labels == np.bincount(fit_labels, minlength=10).argmax()))
-
-
-def root_accuracy(fit_ids: np.ndarray, fit_labels: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy of a guess from the first token alone: the label it has most often in the fitted examples.
-
-    `fit_ids` and `ids` are (count, length). A first token never fitted gets the commonest label of all. 0.36
-    at the benchmark's size, so a model that scores 0.36 has read one operator.
-
-    >>> fit, labels = pad([(encode("[MIN 0 3 ]"), 0), (encode("[MAX 9 3 ]"), 9)], 4)
-    >>> root_accuracy(fit, labels, fit[::-1], labels[::-1])
-    1.0
-    """
-    counts = np.zeros((len(WORDS), 10), int)
-    np.add.at(counts, (fit_ids[:, 0], fit_labels), 1)
-    guess = np.where(counts.any(axis=1), counts.argmax(axis=1), counts.sum(axis=0).argmax())
-    return float(np.mean(labels == guess[ids[:, 0]]))

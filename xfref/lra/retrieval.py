@@ -98,8 +98,8 @@ def pairs(
     """Pairs for "train", "validation" and "test", half of them linked, of documents by name and their links.
 
     The documents are divided at random, `shares` in per cent, and a link from one part to another is dropped.
-    For each link (a, b) there is a pair (a, c) that is not linked, and the c are the b in another order; a link
-    for which no such order is found is dropped too. `rng` is a generator or a seed.
+    For each link (a, b) there is a pair (a, c) that is not linked, and the c are the b in another order; a
+    link for which no such order is found is dropped too. `rng` is a generator or a seed.
 
     Raises TypeError without a seed, KeyError for a link of an unknown document. Cost: linear in documents and
     links, up to a hundred passes over these; the texts are not copied.
