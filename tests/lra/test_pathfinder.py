@@ -20,12 +20,12 @@ EVERY = [(16, "hard"), (24, "hard"), *[(32, level) for level in pathfinder.LEVEL
 def drawn(request):
     """Parameters and a few pictures of a size and level."""
     parameters = pathfinder.parameters(*request.param)
-    return parameters, list(islice(pathfinder.generate(5, parameters), 6))
+    return parameters, list(islice(pathfinder.generate(5, parameters), 4))
 
 
 @pytest.fixture(scope="module")
 def easy():
-    return list(islice(pathfinder.generate(20201108, pathfinder.parameters(32, "easy")), 300))
+    return list(islice(pathfinder.generate(20201108, pathfinder.parameters(32, "easy")), 200))
 
 
 def traced(example, margin):
@@ -169,20 +169,20 @@ def test_table_of_parameters():
 
 
 def test_labels_are_fair_and_dots_say_nothing(easy):
-    """300 pictures: labels within 4 standard errors, 0.116; the dots' distance and the ink guess neither."""
+    """200 pictures: labels within 4 standard errors, 0.142; the dots' distance and the ink guess neither."""
     labels = np.array([example.label for example in easy])
-    assert abs(labels.mean() - 0.5) < 0.116
+    assert abs(labels.mean() - 0.5) < 0.142
     apart = [np.linalg.norm(example.markers[0] - example.markers[1]) for example in easy]
     ink = [example.image.sum(dtype=float) for example in easy]
     for statistic in (apart, ink):
-        # the correlation of what is independent has the deviation 0.058
-        assert abs(np.corrcoef(statistic, labels)[0, 1]) < 4 * 0.058
+        # the correlation of what is independent has the deviation 0.071
+        assert abs(np.corrcoef(statistic, labels)[0, 1]) < 4 * 0.071
 
 
 def test_first_dots_are_on_either_path(easy):
-    """300 pictures, 4 standard errors of a half: 0.116."""
+    """200 pictures, 4 standard errors of a half: 0.142."""
     on_first = np.mean([np.allclose(example.markers[0], example.paddles[0, :2]) for example in easy])
-    assert abs(on_first - 0.5) < 0.116
+    assert abs(on_first - 0.5) < 0.142
 
 
 def test_pictures_of_a_seed_are_the_same_in_another_process():

@@ -223,16 +223,16 @@ def test_broken_pages_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["a" * 10**6, "(" * 10**6, "a(1" * 300_000, "\\f[" * 300_000, "\\s1" * 300_000, '.B "' + '"' * 10**6,
-     ".B " + 'a"' * 500_000, ".Xr " + "a " * 500_000, "\\" * 10**6, '\\"' * 500_000, "\\[" * 500_000],
+    ["a" * 200_000, "(" * 200_000, "a(1" * 70_000, "\\f[" * 70_000, "\\s1" * 70_000, '.B "' + '"' * 200_000,
+     ".B " + 'a"' * 100_000, ".Xr " + "a " * 100_000, "\\" * 200_000, '\\"' * 100_000, "\\[" * 100_000],
     ids=lambda line: line[:6],
 )
 def test_no_page_takes_long(tmp_path, line):
-    """A megabyte in SEE ALSO of whatever might be tried at each letter: about a second at most, not hours."""
+    """200 kB in SEE ALSO of whatever might be tried anew at each letter: tenths of a second, not minutes."""
     (tmp_path / "x.1").write_text(f"x\n.SH SEE ALSO\n{line}\n")
     begun = time.process_time()
     retrieval.read_pages(tmp_path)
-    assert time.process_time() - begun < 20
+    assert time.process_time() - begun < 10
 
 
 def test_pairs_of_pages_are_written_and_read_back(tmp_path):
