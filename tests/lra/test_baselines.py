@@ -106,3 +106,13 @@ def test_dots_of_pathfinder_are_found_and_say_nothing():
     for scores in statistics.values():
         found = baselines.threshold_accuracy(scores[:100], labels[:100], scores[100:], labels[100:])
         assert found < 0.64
+
+
+def test_first_token_by_hand():
+    fit_ids, fit_labels = np.array([[1, 9], [1, 9], [1, 9], [2, 9], [2, 9]]), np.array([3, 3, 0, 5, 5])
+    ids = np.array([[1, 2], [2, 1], [20, 1]])  # 20 was not fitted: 3 is guessed, the first of the two commonest
+    for labels, right in [([3, 5, 3], 3), ([0, 3, 5], 0), ([3, 0, 0], 1)]:
+        found = baselines.first_token_accuracy(fit_ids, fit_labels, ids, np.array(labels))
+        assert found == pytest.approx(right / 3)
+    assert baselines.first_token_accuracy(fit_ids[:0], fit_labels[:0], ids, np.array([0, 0, 1])) == 2 / 3
+    assert baselines.majority_accuracy(fit_labels[:0], np.array([0, 1])) == 0.5

@@ -1,4 +1,4 @@
-"""What the readers of lra share: caps on what is read and unpacked, names in a folder, parts in per cent."""
+"""What the readers of lra share: caps on what is read and unpacked, names in a folder, parts, seeds."""
 
 import gzip
 import os
@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from xfref.lra import files
+from xfref.lra import files, listops, pathfinder, pixels, png, retrieval, streams, text
 
 
 def test_a_gzip_file_is_unpacked_and_any_other_left(tmp_path):
@@ -70,3 +70,29 @@ def test_split_by_hand():
     for shares in [(90, 9), (110, -10)]:
         with pytest.raises(ValueError, match="per cents that add up to 100"):
             files.split(10, shares)
+
+
+LIMITS = {
+    "text.read_text": (text.read_text, 2**28),
+    "text.read_folder": (lambda path: list(text.read_folder(path.parent.parent, 0)), 2**22),
+    "listops.read_tsv": (lambda path: list(listops.read_tsv(path)), 2**30),
+    "retrieval.read_tsv": (lambda path: list(retrieval.read_tsv(path)), 2**35),
+    "retrieval.read_pages": (lambda path: retrieval.read_pages(path.parent), 2**22),
+    "pixels.read_cifar_batch": (pixels.read_cifar_batch, 2**27),
+    "pixels.read_idx": (pixels.read_idx, 2**28),
+    "pathfinder.read_folder": (lambda path: pathfinder.read_folder(path.parent.parent), 2**26),
+    "png.read": (png.read, 2 * 4096**2 + 2**16),
+    "streams.windows": (lambda path: streams.windows(path, "test", 1), 2**31),
+}
+
+
+@pytest.mark.parametrize("reader", LIMITS)
+def test_a_huge_file_is_refused_unread(tmp_path, reader):
+    """By default too; the file takes no room on the disk."""
+    read, limit = LIMITS[reader]
+    path = tmp_path / "metadata" / {"pathfinder.read_folder": "0.npy"}.get(reader, "page.1")
+    path.parent.mkdir()
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match=f"holds 1099511627776 bytes, more than max_bytes = {limit}$"):
+        read(path)

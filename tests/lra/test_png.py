@@ -98,7 +98,9 @@ BROKEN = {
     "palette": (png.SIGNATURE + GOOD[8:33] + chunk(b"PLTE", bytes(3)) + GOOD[33:], "of unknown kind b'PLTE'"),
     "filter 5": (whole([0, 1, 2, 5, 3, 4], 2, 2), "row 1 has filter 5"),
     "no stream": (GOOD[:33] + chunk(b"IDAT", b"xxxxxxxx") + GOOD[-12:], "does not unpack"),
+    "cut by a byte": (GOOD[:-13], "is cut off in the chunk at byte 33"),
     "large": (bytes(2 * 100**2 + 2**16 + 1), "more than max_bytes"),
+    "as large as may be": (bytes(2 * 100**2 + 2**16), "is no PNG file"),
 }
 
 

@@ -125,14 +125,6 @@ def test_unreadable_file(tmp_path, monkeypatch):
         text.read_text(tmp_path / "secret.txt")
 
 
-def test_a_huge_file_is_refused_unread(tmp_path):
-    path = tmp_path / "sparse.txt"
-    with open(path, "wb") as file:
-        file.truncate(2**40)  # takes no room on the disk
-    with pytest.raises(ValueError, match="holds 1099511627776 bytes, more than max_bytes = 268435456$"):
-        text.read_text(path)
-
-
 def test_a_file_that_tells_no_size_is_capped_too():
     with pytest.raises(ValueError, match="holds more than max_bytes = 10"):
         text.read_text("/proc/self/status", max_bytes=10)

@@ -176,7 +176,7 @@ def read_pages(
     texts, references, known, stands_for = {}, [], {}, {}
     for place in folders:
         for file in names_in(place, max_names=max_files):
-            if not (found := re.fullmatch(r"(.+)\.([0-9]\w{0,9})(\.gz)?", file)):
+            if not (found := re.fullmatch(r"([\w.:+@\[-]+)\.([0-9]\w{0,9})(\.gz)?", file)):
                 continue
             data = read_unzipped(os.path.join(place, file), max_bytes)
             body, see_also = _plain(data.decode(errors="replace"))
