@@ -110,7 +110,7 @@ def test_dots_of_pathfinder_are_found_and_say_nothing():
 
 def test_first_token_by_hand():
     fit_ids, fit_labels = np.array([[1, 9], [1, 9], [1, 9], [2, 9], [2, 9]]), np.array([3, 3, 0, 5, 5])
-    ids = np.array([[1, 2], [2, 1], [20, 1]])  # 20 was not fitted: 3 is guessed, the first of the two commonest
+    ids = np.array([[1, 2], [2, 1], [20, 1]])  # 20 was not fitted: 3, the first of the commonest, is guessed
     for labels, right in [([3, 5, 3], 3), ([0, 3, 5], 0), ([3, 0, 0], 1)]:
         found = baselines.first_token_accuracy(fit_ids, fit_labels, ids, np.array(labels))
         assert found == pytest.approx(right / 3)
