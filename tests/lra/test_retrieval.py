@@ -22,15 +22,16 @@ def test_ids_are_of_the_first_characters_then_the_first_bytes():
 PAIRS = [
     Pair(1, "P99-1", "W02", 'One, "quoted" text.', "Zweiter Täxt"),
     Pair(0, "a", "b", "", "x\x0b\x0c\u2028"),
+    Pair(0, "a", "b", "word " * 5000, "c"),
 ]
 
 
 def test_lines_by_hand_and_back(tmp_path):
     path = tmp_path / "new_aan_pairs.train.tsv"
-    assert retrieval.write_tsv(path, PAIRS) == 2
-    first, second = path.read_bytes().split(b"\n", 1)
+    assert retrieval.write_tsv(path, PAIRS) == 3
+    first, second, _ = path.read_bytes().split(b"\n", 2)
     assert first == '1\tP99-1\tW02\tOne, "quoted" text.\tZweiter Täxt'.encode()
-    assert second == "0\ta\tb\t\tx\x0b\x0c\u2028\n".encode()
+    assert second == "0\ta\tb\t\tx\x0b\x0c\u2028".encode()
     assert list(retrieval.read_tsv(path)) == PAIRS
     path.write_bytes(b"1.0\ta\tb\tc\td\r\n0.0\ta\tb\tc\td")
     assert list(retrieval.read_tsv(str(path))) == [Pair(1, *"abcd"), Pair(0, *"abcd")]
