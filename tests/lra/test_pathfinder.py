@@ -162,6 +162,8 @@ def test_table_of_parameters():
     assert P(64, "intermediate") == pathfinder.Parameters(64, 1, 5, 1, (1,), 12, 2.5, 1.8, 0.8, 0.8, 9, 3, 7)
     assert P(128) == pathfinder.Parameters(128, 1, 5, 1.5, (2, 3), 20, 3, 1.8, 0.9, 0.9, 14, 4, 8)
     assert P(256, "easy") == pathfinder.Parameters(256, 22, 5, 2, (3,), 27, 5, 1.8, 1.0, 1.0, 6, 2, 15)
+    assert P(16) == pathfinder.Parameters(16, 1, 2, 0.5, (1,), 3, 1.5, 1.0, 1.5, 2.0, 4, 1, 4)
+    assert P(24) == pathfinder.Parameters(24, 1, 2, 0.5, (1,), 5, 1.5, 1.0, 1.5, 2.0, 6, 2, 5)
     assert [P(32, level).distractors for level in pathfinder.LEVELS] == [10, 6, 5]
     for size, level in [(33, "hard"), (32, "extreme")]:
         with pytest.raises(ValueError, match=f"size must be one of 16, 24, 32, .* {size}, '{level}'"):
