@@ -122,7 +122,7 @@ def covered(paddle, p, fine=16):
 @pytest.mark.parametrize("level", ["easy", "hard"])
 def test_pictures_by_counting_points(level):
     """Ink within 0.13 of the exact area, distractors brighter; no ink on the border, or of two on a pixel."""
-    p = pathfinder.parameters(32, level)
+    p, touching = pathfinder.parameters(32, level), []
     for example in islice(pathfinder.generate(9, p), 3):
         shares = np.array([covered(paddle, p) for paddle in example.paddles])
         n = p.contour_length
@@ -137,9 +137,19 @@ def test_pictures_by_counting_points(level):
         path = np.concatenate([np.repeat([0, 1], n), others])
         owners = np.array([(shares[path == each] > 1 / 32).any(axis=0) for each in np.unique(path)])
         assert owners.sum(axis=0).max() == 1
+        inked = shares > 1 / 32
+        touching += (inked[1:] & inked[:-1]).any(axis=(1, 2)).tolist()
         border = np.ones((p.size, p.size), bool)
         border[1:-1, 1:-1] = False
         assert not example.image[border & away].any()
+    assert sum(touching) > 3  # neighbours in a path may
+
+
+@pytest.mark.parametrize(("margin", "pixels"), [(1, 5), (2, 13), (3, 29)])
+def test_a_head_keeps_off_ink_around_it(margin, pixels):
+    """As many whole points as lie in a circle of the margin's radius, by Gauss's count."""
+    canvas = pathfinder._Canvas(np.random.default_rng(0), pathfinder.parameters(128), margin)
+    assert len(set(canvas.near.tolist())) == pixels
 
 
 @pytest.mark.parametrize("angle", [0, 20, 45, 90, 135])
