@@ -122,7 +122,7 @@ def covered(paddle, p, fine=16):
 @pytest.mark.parametrize("level", ["easy", "hard"])
 def test_pictures_by_counting_points(level):
     """Ink within 0.13 of the exact area, distractors brighter; no ink on the border, or of two on a pixel."""
-    p, touching = pathfinder.parameters(32, level), []
+    p = pathfinder.parameters(32, level)
     for example in islice(pathfinder.generate(9, p), 3):
         shares = np.array([covered(paddle, p) for paddle in example.paddles])
         n = p.contour_length
@@ -133,16 +133,10 @@ def test_pictures_by_counting_points(level):
         image = example.image / 255 * max(expected.max(), 1)
         assert np.abs(image - expected)[away].max() < 0.26
         assert example.image[apart < 0.5].min() > 0.75 * example.image.max()
-        others = 2 + np.arange(len(shares) - 2 * n) // p.distractor_length
-        path = np.concatenate([np.repeat([0, 1], n), others])
-        owners = np.array([(shares[path == each] > 1 / 32).any(axis=0) for each in np.unique(path)])
-        assert owners.sum(axis=0).max() == 1
-        inked = shares > 1 / 32
-        touching += (inked[1:] & inked[:-1]).any(axis=(1, 2)).tolist()
+        assert (shares > 1 / 32).sum(axis=0).max() == 1
         border = np.ones((p.size, p.size), bool)
         border[1:-1, 1:-1] = False
         assert not example.image[border & away].any()
-    assert sum(touching) > 3  # neighbours in a path may
 
 
 @pytest.mark.parametrize(("margin", "pixels"), [(1, 5), (2, 13), (3, 29)])
@@ -208,6 +202,14 @@ def test_pictures_of_a_seed_are_the_same_in_another_process():
     assert subprocess.check_output([sys.executable, "-c", script], env=environment, text=True).strip() == here
     with pytest.raises(TypeError, match="None would not be reproducible"):
         pathfinder.generate(None, pathfinder.parameters(16))
+
+
+def test_a_path_without_room_leaves_the_canvas_as_it_was():
+    endless = replace(pathfinder.parameters(24), distractor_length=500)
+    canvas = pathfinder._Canvas(np.random.default_rng(0), endless, 1)
+    before = canvas.taken.copy()
+    assert pathfinder._one_path(canvas) is None
+    assert np.array_equal(canvas.taken, before)
 
 
 def test_no_room_is_said(monkeypatch):

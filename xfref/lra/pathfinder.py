@@ -16,8 +16,8 @@ Points are (row, column), and whole numbers are the middles of pixels.
 Differs: written anew from the description; with a seed, the same pictures again.
 Differs: a stroke is drawn as the share of each pixel that it covers, from distances at 4 x 4 points of the
 pixel; the released generator draws on a finer grid and shrinks it by a Lanczos filter.
-Differs: a pixel belongs to one paddle: two that are no neighbours in a path share none. The released
-generator bounds the sum of their intensities, and does not see the newest paddle of the other path.
+Differs: no two paddles have ink on the same pixel. The released generator bounds the sum of their
+intensities, and does not see the newest paddle of either path.
 Differs: the first paddle of a path is not rounded to whole pixels, and has its full length.
 """
 
@@ -148,15 +148,15 @@ class _Paddle(NamedTuple):
 
 
 class _Canvas:
-    """Which pixels are taken, and by how many paddles: a pixel that two neighbours share counts twice."""
+    """Which pixels have ink of a paddle, or may have none; and what finds room for the next."""
 
     def __init__(self, rng, p, margin):
         self.rng, self.p, self.margin = rng, p, margin
         # around the picture as many pixels as a paddle reaches, all taken: nothing has to be cut there
         self.around = ceil(p.paddle_length + 3 * margin + p.paddle_thickness) + 2
-        self.taken = np.ones((p.size + 2 * self.around,) * 2, np.uint8)
+        self.taken = np.ones((p.size + 2 * self.around,) * 2, bool)
         inside = slice(self.around + p.padding, self.around + p.size - p.padding)
-        self.taken[inside, inside] = 0
+        self.taken[inside, inside] = False
         width, reach = self.taken.shape[1], np.arange(-margin, margin + 1)
         disc = np.argwhere(np.add.outer(reach**2, reach**2) <= margin**2) - margin
         self.near = disc @ [width, 1]  # from a pixel to those around it, as numbers in `taken` row by row
@@ -181,8 +181,8 @@ class _Canvas:
     def fits(self, paddle):
         return not (self.cells(paddle)[paddle.ink > 0]).any()
 
-    def put(self, paddle, count=1):
-        self.cells(paddle)[paddle.ink > 0] += np.uint8(count % 256)  # 255 takes 1 away
+    def put(self, paddle, taken=True):
+        self.cells(paddle)[paddle.ink > 0] = taken
 
     def first(self, tail, angle):
         """A path's first paddle if it has room, its tail at a point."""
@@ -191,32 +191,28 @@ class _Canvas:
         return paddle if paddle and self.fits(paddle) else None
 
     def next(self, last):
-        """A paddle that goes on from `last`, which it may touch, or None if three draws found no room."""
-        self.put(last, -1)
-        try:
-            p, width, step = self.p, self.taken.shape[1], self.reach + self.margin
-            row, column = last.pivot[0] + step * cos(last.angle), last.pivot[1] + step * sin(last.angle)
-            turned = last.angle + self.turns
-            rows, columns = row + self.reach * np.cos(turned), column + self.reach * np.sin(turned)
-            # each pixel on the circle once, as its number in `taken`; it may lie outside of the picture
-            heads = np.rint(rows + self.around) * width + np.rint(columns + self.around)
-            heads = np.unique(heads.astype(int))
-            taken = self.taken.ravel()[heads[:, None] + self.near].any(axis=1)
-            # the paddle is on the line from the pivot through the pixel
-            angles = np.arctan2(heads % width - self.around - column, heads // width - self.around - row)
-            off = np.abs((angles - last.angle + pi) % (2 * pi) - pi)
-            weights = np.maximum(np.cos(np.minimum(p.continuity * off, pi / 2)), 0) ** 2 * ~taken
-            total = np.cumsum(weights)
-            if not total[-1] > 1e-9:
-                return None
-            for _ in range(3):
-                drawn = int(np.searchsorted(total, self.rng.random() * total[-1], side="right"))
-                paddle = self.paddle((row, column), float(angles[drawn]))
-                if paddle and self.fits(paddle):
-                    return paddle
+        """A paddle that goes on from `last`, or None if three draws found no room."""
+        p, width, step = self.p, self.taken.shape[1], self.reach + self.margin
+        row, column = last.pivot[0] + step * cos(last.angle), last.pivot[1] + step * sin(last.angle)
+        turned = last.angle + self.turns
+        rows, columns = row + self.reach * np.cos(turned), column + self.reach * np.sin(turned)
+        # each pixel on the circle once, as its number in `taken`; it may lie outside of the picture
+        heads = np.rint(rows + self.around) * width + np.rint(columns + self.around)
+        heads = np.unique(heads.astype(int))
+        near = self.taken.ravel()[heads[:, None] + self.near].any(axis=1)
+        # the paddle is on the line from the pivot through the pixel
+        angles = np.arctan2(heads % width - self.around - column, heads // width - self.around - row)
+        off = np.abs((angles - last.angle + pi) % (2 * pi) - pi)
+        weights = np.maximum(np.cos(np.minimum(p.continuity * off, pi / 2)), 0) ** 2 * ~near
+        total = np.cumsum(weights)
+        if not total[-1] > 1e-9:
             return None
-        finally:
-            self.put(last)
+        for _ in range(3):
+            drawn = int(np.searchsorted(total, self.rng.random() * total[-1], side="right"))
+            paddle = self.paddle((row, column), float(angles[drawn]))
+            if paddle and self.fits(paddle):
+                return paddle
+        return None
 
 
 def _two_paths(canvas):
@@ -265,7 +261,7 @@ def _one_path(canvas):
             return path
         paddle = canvas.next(paddle)
     for paddle in path:
-        canvas.put(paddle, -1)
+        canvas.put(paddle, False)
     return None
 
 
