@@ -116,3 +116,9 @@ def test_first_token_by_hand():
         assert found == pytest.approx(right / 3)
     assert baselines.first_token_accuracy(fit_ids[:0], fit_labels[:0], ids, np.array([0, 0, 1])) == 2 / 3
     assert baselines.majority_accuracy(fit_labels[:0], np.array([0, 1])) == 0.5
+
+
+def test_a_label_with_more_text_is_not_favoured():
+    """Id 2 is half of label 0's sixteen ids and all of label 1's three: 9 / 18 against 4 / 5."""
+    fit_ids = np.array([[1] * 8 + [2] * 8, [2] * 3 + [0] * 13])
+    assert baselines.histogram_accuracy(fit_ids, np.array([0, 1]), np.array([[2]]), np.array([1])) == 1
