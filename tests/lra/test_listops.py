@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from xfref.lra import listops
+from xfref.lra import baselines, listops
 
 HEADER = b"Source\tTarget\r\n"
 GOOD = b"( ( ( [MAX 4 ) 3 ) ] )\t4\r\n"
@@ -171,8 +171,9 @@ def test_label_marginals(long):
 def test_trivial_baselines(long):
     """Majority 17 %, root operator 36 %, +- 2 % (2.6 standard errors); 2 000 fitted and 4 000 scored."""
     ids, labels, _ = long
-    assert abs(listops.majority_accuracy(labels[:2000], labels[2000:]) - 0.17) < 0.02
-    assert abs(listops.root_accuracy(ids[:2000], labels[:2000], ids[2000:], labels[2000:]) - 0.36) < 0.02
+    assert abs(baselines.majority_accuracy(labels[:2000], labels[2000:]) - 0.17) < 0.02
+    first = baselines.first_token_accuracy(ids[:2000], labels[:2000], ids[2000:], labels[2000:])
+    assert abs(first - 0.36) < 0.02
 
 
 def test_baselines_by_hand():
@@ -182,13 +183,14 @@ def test_baselines_by_hand():
 
     fit, fit_labels = padded("[MIN 2 3 ]", "7", "7")
     ids, labels = padded("[MIN 4 2 ]", "[SM 3 4 ]", "7")
-    assert listops.majority_accuracy(fit_labels, labels) == pytest.approx(2 / 3)
+    assert baselines.majority_accuracy(fit_labels, labels) == pytest.approx(2 / 3)
     # [SM was never fitted and gets the majority's 7
-    assert listops.root_accuracy(fit, fit_labels, ids, labels) == 1
-    assert listops.root_accuracy(fit, fit_labels, ids, np.array([9, 7, 9])) == pytest.approx(1 / 3)
+    assert baselines.first_token_accuracy(fit, fit_labels, ids, labels) == 1
+    assert baselines.first_token_accuracy(fit, fit_labels, ids, np.array([9, 7, 9])) == pytest.approx(1 / 3)
     # with nothing fitted both guess 0
-    assert listops.majority_accuracy(fit_labels[:0], np.array([9, 0, 9])) == pytest.approx(1 / 3)
-    assert listops.root_accuracy(fit[:0], fit_labels[:0], ids, np.array([9, 0, 9])) == pytest.approx(1 / 3)
+    assert baselines.majority_accuracy(fit_labels[:0], np.array([9, 0, 9])) == pytest.approx(1 / 3)
+    first = baselines.first_token_accuracy(fit[:0], fit_labels[:0], ids, np.array([9, 0, 9]))
+    assert first == pytest.approx(1 / 3)
 
 
 def naive_tree(rng, depth):

@@ -125,14 +125,72 @@ def test_unreadable_file(tmp_path, monkeypatch):
         text.read_text(tmp_path / "secret.txt")
 
 
-def test_a_huge_file_is_refused_unread(tmp_path):
-    path = tmp_path / "sparse.txt"
-    with open(path, "wb") as file:
-        file.truncate(2**40)  # takes no room on the disk
-    with pytest.raises(ValueError, match="holds 1099511627776 bytes, more than max_bytes = 268435456$"):
-        text.read_text(path)
-
-
 def test_a_file_that_tells_no_size_is_capped_too():
     with pytest.raises(ValueError, match="holds more than max_bytes = 10"):
         text.read_text("/proc/self/status", max_bytes=10)
+
+
+def texts(folder, written):
+    for name, data in written.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def test_imdb_folder(tmp_path):
+    texts(tmp_path, {
+        "train/pos/0_9.txt": b"Good.<br />", "train/pos/10_7.txt": b"Fine.", "train/neg/0_3.txt": b"Bad.",
+        "train/unsup/0_0.txt": b"No label.", "train/urls_pos.txt": b"http://a", "test/pos/0_10.txt": b"Best.",
+        "test/neg/0_1.txt": b"Worst.", "README": b"read me",
+    })
+    assert sorted(text.read_imdb(tmp_path, "train", 0)) == [(b"Bad.", 0), (b"Fine.", 1), (b"Good.<br />", 1)]
+    assert sorted(text.read_imdb(str(tmp_path), "test", 0)) == [(b"Best.", 1), (b"Worst.", 0)]
+    with pytest.raises(ValueError, match="part must be 'train' or 'test', got 'unsup'"):
+        text.read_imdb(tmp_path, "unsup", 0)
+    with pytest.raises(ValueError, match="train.neg': No such file or directory"):
+        text.read_imdb(tmp_path / "none", "train", 0)
+
+
+@pytest.fixture
+def letters(tmp_path):
+    """A folder each for the labels even and odd, with the numbers from 0 to 99 as texts."""
+    texts(tmp_path, {f"{('even', 'odd')[i % 2]}/{i}": b"%d" % i for i in range(100)})
+    return tmp_path
+
+
+def test_a_folder_for_each_label_in_a_seeded_order(letters):
+    examples = list(text.read_folder(letters, 3))
+    assert sorted((int(data), label) for data, label in examples) == [(i, i % 2) for i in range(100)]
+    assert examples == list(text.read_folder(letters, np.random.default_rng(3)))
+    assert examples != list(text.read_folder(letters, 4))
+    # mixed: of 50 odd texts the first half would hold 25 +- 2.5, here within 4 deviations
+    assert 15 <= sum(label for _, label in examples[:50]) <= 35
+    assert {label for _, label in text.read_folder(letters, 3, labels=["odd"])} == {0}
+    with pytest.raises(TypeError, match="None would not be reproducible"):
+        text.read_folder(letters, None)
+
+
+def test_a_folder_is_read_one_text_at_a_time(letters):
+    (letters / "odd" / "1").write_bytes(b"\0")
+    stream = text.read_folder(letters, 3)
+    with pytest.raises(ValueError, match="odd.1': is binary, byte 0 is NUL"):
+        assert next(stream)
+        list(stream)
+
+
+def test_folders_that_are_none(letters):
+    (letters / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty': has no file"):
+        text.read_folder(letters, 0)
+    with pytest.raises(ValueError, match="odd': has no folder, and one for each label is due"):
+        text.read_folder(letters / "odd", 0)
+    with pytest.raises(ValueError, match="odd': has more than 49 entries"):
+        text.read_folder(letters, 0, labels=["odd"], max_files=49)
+    with pytest.raises(ValueError, match="more than max_bytes = 1$"):
+        list(text.read_folder(letters, 0, labels=["odd"], max_bytes=1))
+
+
+def test_a_folder_leads_nowhere_else(letters):
+    """A link is left out, be it a folder or a text."""
+    (letters / "secret").symlink_to("/etc")
+    (letters / "odd" / "secret").symlink_to("/etc/passwd")
+    assert len(list(text.read_folder(letters, 0))) == 100

@@ -23,7 +23,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from .files import reading
+from .files import generator, reading
 
 WORDS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "X", "<oov>")  # the id of a word is its index
 PAD, ZERO, CLOSE, OOV = 0, 1, 15, 16
@@ -76,13 +76,12 @@ def generate(
     >>> all(16 < len(ids) < 64 and evaluate(ids) == label for ids, label in train + test)
     True
     """
-    if rng is None:
-        raise TypeError("rng must be a numpy Generator or a seed: None would not be reproducible")
+    rng = generator(rng)
     if max_depth < 2 or max_args < 2:
         raise ValueError(f"max_depth and max_args must be at least 2, got {max_depth} and {max_args}")
     if max_length - min_length < 2:
         raise ValueError(f"no length lies strictly between {min_length} and {max_length}")
-    return _distinct(np.random.default_rng(rng), max_depth, max_args, min_length, max_length)
+    return _distinct(rng, max_depth, max_args, min_length, max_length)
 
 
 def _distinct(rng, max_depth, max_args, min_length, max_length):
@@ -287,28 +286,3 @@ def _example(fields):
     if target != str(value):
         raise ValueError(f"Target is {target[:20]!r}, the tree is worth {value}")
     return ids, value
-
-
-def majority_accuracy(fit_labels: np.ndarray, labels: np.ndarray) -> float:
-    """Share of `labels` (count,) that equal the commonest of `fit_labels`: 0.17 at the benchmark's size.
-
-    >>> majority_accuracy(np.array([3, 3, 1]), np.array([3, 1, 3, 3]))
-    0.75
-    """
-    return float(np.mean(labels == np.bincount(fit_labels, minlength=10).argmax()))
-
-
-def root_accuracy(fit_ids: np.ndarray, fit_labels: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy of a guess from the first token alone: the label it has most often in the fitted examples.
-
-    `fit_ids` and `ids` are (count, length). A first token never fitted gets the commonest label of all. 0.36
-    at the benchmark's size, so a model that scores 0.36 has read one operator.
-
-    >>> fit, labels = pad([(encode("[MIN 0 3 ]"), 0), (encode("[MAX 9 3 ]"), 9)], 4)
-    >>> root_accuracy(fit, labels, fit[::-1], labels[::-1])
-    1.0
-    """
-    counts = np.zeros((len(WORDS), 10), int)
-    np.add.at(counts, (fit_ids[:, 0], fit_labels), 1)
-    guess = np.where(counts.any(axis=1), counts.argmax(axis=1), counts.sum(axis=0).argmax())
-    return float(np.mean(labels == guess[ids[:, 0]]))

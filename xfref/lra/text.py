@@ -4,18 +4,21 @@
 and appendix A.1.2: a text is the sequence of its bytes, cut to a length or padded. The ids are those of the
 released code: byte + 1, and 0 for padding, 257 in all.
 
-Differs: the reviews of IMDb are not here. `standard_text` is English prose that every Python carries, enough
-to run a model on; `read_text` takes any other file.
+The reviews of IMDb are read from their authors' folder (`read_imdb`), any other texts from a folder for
+each label (`read_folder`). Without either, `standard_text` is English prose that every Python carries, enough
+to run a model on.
+
+Differs: the benchmark takes its test texts for validation too; here they are read once, as "test".
 """
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 
-from .files import reading
+from .files import generator, names_in, read_bytes
 
 VOCABULARY = 257
 
@@ -71,11 +74,7 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = 2**28) -> bytes:
     Traceback (most recent call last):
     ValueError: 'no-such-file': No such file or directory
     """
-    name = repr(os.fspath(path))
-    with reading(path, max_bytes) as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ValueError(f"{name}: holds more than max_bytes = {max_bytes}")
+    name, data = repr(os.fspath(path)), read_bytes(path, max_bytes)
     if not data:
         raise ValueError(f"{name}: is empty")
     if b"\0" in data:
@@ -85,3 +84,49 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = 2**28) -> bytes:
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: is not UTF-8, byte {error.start} ({error.reason})") from error
     return data
+
+
+def read_folder(
+    folder: str | os.PathLike,
+    rng: np.random.Generator | int,
+    *,
+    labels: Sequence[str] | None = None,
+    max_bytes: int = 2**22,
+    max_files: int = 10**6,
+) -> Iterator[tuple[bytes, int]]:
+    """Yield text and label of every file, in a random order; `folder` has a folder of texts for each label.
+
+    A label is the index of its folder's name in `labels`, or without them among all names, sorted. `rng` is a
+    generator or a seed; the same seed gives the same order. Links and names that begin with a dot are left
+    out.
+
+    Raises TypeError without a seed; ValueError that names the folder if it is none, has none for a label or
+    has no file in it; and, once that file's turn comes, what `read_text` raises. Cost: the names of all files
+    in memory, and one text at a time.
+    """
+    rng = generator(rng)
+    names = names_in(folder, folders=True, max_names=max_files) if labels is None else labels
+    if not names:
+        raise ValueError(f"{os.fspath(folder)!r}: has no folder, and one for each label is due")
+    files = []
+    for label, name in enumerate(names):
+        inside = os.path.join(folder, name)
+        found = [(os.path.join(inside, file), label) for file in names_in(inside, max_names=max_files)]
+        if not found:
+            raise ValueError(f"{inside!r}: has no file")
+        files += found
+    order = rng.permutation(len(files))
+    return ((read_text(files[i][0], max_bytes=max_bytes), files[i][1]) for i in order.tolist())
+
+
+def read_imdb(
+    folder: str | os.PathLike, part: str, rng: np.random.Generator | int
+) -> Iterator[tuple[bytes, int]]:
+    """Yield review and label, 0 for neg and 1 for pos, of a `part` of the folder aclImdb: "train" or "test".
+
+    25 000 reviews each, in a random order as in `read_folder`, which raises what is wrong. The reviews
+    without a label, in unsup, are left out.
+    """
+    if part not in ("train", "test"):
+        raise ValueError(f"part must be 'train' or 'test', got {part!r}")
+    return read_folder(os.path.join(folder, part), rng, labels=("neg", "pos"))
