@@ -287,7 +287,7 @@ _LINES = "Each line is one tile: half the time is reading q, k and v and writing
 CLOSE = 1.5  # below it the table says why, where that was found out: with one thread, by the parts of a call
 WHY = {
     "attention": _PEAK, "attention, causal": _PEAK, "axial, columns": _LINES, "axial, rows": _LINES,
-    "sinkhorn": "A third of the time is mixing the blocks, a quarter the first use of the memory that holds them.",
+    "sinkhorn": "A third of the time is mixing the blocks, a quarter the first use of their memory.",
     "linear_transformer": "Half of the time is two products, of which the compiled form has as many.",
 }
 
