@@ -60,10 +60,11 @@ def papers() -> str:
     """A row for each public function of both packages, those of a paper in a row's neighbours."""
     lines = ["| paper | year, arXiv | name in both packages | time of `xfaccel` | causal | key mask | n != m "
              "| streaming |", "|---|---|---|---|---|---|---|---|"]
-    for name in xfaccel.__all__:
+    for name in (name for name in xfaccel.__all__ if name in xfref.__all__):
         if name == "patterns" or name.endswith("_step") or any(name in beside for beside in BESIDE.values()):
             continue
-        title, year, number = OTHER_HEADS.get(name) or head_of(sys.modules[getattr(xfref, name).__module__])
+        home = sys.modules[inspect.unwrap(getattr(xfref, name)).__module__]
+        title, year, number = OTHER_HEADS.get(name) or head_of(home)
         steps = [f"{name}_step"] if f"{name}_step" in xfaccel.__all__ else []
         names = ", ".join(f"`{each}`" for each in [name, *BESIDE.get(name, []), *steps])
         link = f"{year}, [{number}](https://arxiv.org/abs/{number})"

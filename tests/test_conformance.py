@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 from cases import CASES, generator
-from compare import LONGEST_DOUBLE, assert_matches, expected
+from compare import HALF, LONGEST_DOUBLE, assert_matches, expected
 
 import xfaccel
 
 assert len({case.name for case in CASES}) == len(CASES), "two cases share a name"
 
 DTYPES = [np.float32, np.float64]
+# numbers of 16 bits go through one door before all functions: a few cases of each
+IN_HALF = ("square", "causal, several tiles", "key mask per batch entry, garbage under it", "in steps of 7")
 DEVICES = ["cpu"]  # a GPU joins as "gpu": inputs through cupy.asarray, results back through cupy.asnumpy
 
 
@@ -18,6 +20,9 @@ def rows():
         for dtype in DTYPES:
             marks = [pytest.mark.unjitted] if case.unjitted and dtype == np.float32 else []
             yield pytest.param(case, dtype, id=f"{case.name}, {dtype.__name__}", marks=marks)
+        for dtype in HALF:
+            if case.name.partition(": ")[2] in IN_HALF:
+                yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -47,6 +47,7 @@ REF_ONLY = {
 }
 
 
+FAST_ONLY = ["set_threads", "warmup"]  # what a specification has no use for
 REF_ONLY_PAPERS = {"lowrank/set_transformer"}  # whole blocks that take the attention as an argument
 
 
@@ -75,7 +76,7 @@ each_source = pytest.mark.parametrize("path", ALL_SOURCES, ids=relative)
 
 
 def test_both_packages_have_the_same_contents_in_the_same_order():
-    assert xfaccel.__all__ == both_names()
+    assert xfaccel.__all__ == both_names() + FAST_ONLY
     assert set(xfref.__all__) >= REF_ONLY
 
 
@@ -84,6 +85,7 @@ def test_all_is_what_the_package_offers(package):
     assert len(set(package.__all__)) == len(package.__all__)
     imported = {alias.asname or alias.name for node in ast.parse(Path(package.__file__).read_text()).body
                 if isinstance(node, ast.ImportFrom) for alias in node.names}
+    imported = {name for name in imported if not name.startswith("_")}
     assert imported == set(package.__all__)
     for name in package.__all__:
         assert hasattr(package, name)
@@ -368,6 +370,8 @@ def test_docstrings_say_shapes_errors_and_cost(function):
     if function.__name__.endswith("_weights"):
         assert "float64" in text
         return
+    if function.__name__ in FAST_ONLY:
+        return  # no arrays
     assert re.search(r"\(\.\.\..*->|-> \(", text), "no shape line, such as (...,n,d) -> (...,n,e)"
     assert re.search(r"Raises|errors", text), "no word on errors"
     assert re.search(r"Cost:|cost as for", text), "no word on cost"

@@ -411,7 +411,6 @@ class Subclass(np.ndarray):
 
 
 WRONG = {
-    "float16": (lambda x: x.astype(np.float16), "astype"),
     "int": (lambda x: x.astype(int), "astype"),
     "bool": (lambda x: x.astype(bool), "astype"),
     "complex": (lambda x: x.astype(complex), "astype"),

@@ -1,6 +1,7 @@
 """Efficient attention, fast: the names and signatures of `xfref`, on the vector units of the CPU."""
 
 from xfaccel import patterns
+from xfaccel.control import set_threads, warmup
 from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
 from xfaccel.fixed.adaptive_span import adaptive_span
 from xfaccel.fixed.axial import axial
@@ -14,6 +15,7 @@ from xfaccel.fixed.shaw import shaw
 from xfaccel.fixed.sliding_window import sliding_window
 from xfaccel.fixed.sparse_transformer import sparse_fixed, sparse_strided
 from xfaccel.fixed.star import star_ring
+from xfaccel.half import any_float as _any_float
 from xfaccel.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfaccel.kernel.performer import performer, performer_step
 from xfaccel.learned.reformer import lsh_buckets, reformer
@@ -36,4 +38,12 @@ __all__ = [
     "linformer", "synthesizer", "memory_compressed",                                    # low rank
     "linear_transformer", "linear_transformer_step", "performer", "performer_step",     # kernels
     "transformer_xl", "compressive_transformer",                                        # recurrence
+    "set_threads", "warmup",                                                            # the process
 ]
+
+# numbers of 16 bits too; denominators and states stay float32
+_WIDE = {"attention_lse": (1,), "merge": (1,), "linear_transformer_step": (0,), "performer_step": (0,)}
+for _name in __all__:
+    if callable(globals()[_name]) and _name not in ("set_threads", "warmup"):
+        globals()[_name] = _any_float(globals()[_name], _WIDE.get(_name, ()))
+del _name

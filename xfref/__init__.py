@@ -18,6 +18,7 @@ from xfref.fixed.shaw import shaw
 from xfref.fixed.sliding_window import sliding_window
 from xfref.fixed.sparse_transformer import sparse_fixed, sparse_strided
 from xfref.fixed.star import star_ring, star_transformer, star_transformer_weights
+from xfref.half import any_float as _any_float
 from xfref.kernel.linear_transformer import linear_transformer, linear_transformer_step
 from xfref.kernel.performer import favor_projection, performer, performer_step
 from xfref.learned.reformer import lsh_buckets, lsh_rotations, reformer
@@ -80,3 +81,10 @@ __all__ = [
     "compress_most_used", "compressive_update", "reconstruction_loss",
     "lra",                                                                              # Long Range Arena
 ]
+
+# numbers of 16 bits too; denominators and states stay float32
+_WIDE = {"attention_lse": (1,), "merge": (1,), "linear_transformer_step": (0,), "performer_step": (0,)}
+for _name in __all__:
+    if callable(globals()[_name]):
+        globals()[_name] = _any_float(globals()[_name], _WIDE.get(_name, ()))
+del _name

@@ -45,6 +45,7 @@ TAKEN, FREE, INSIDE, KERNEL, JOB, A, B, C, SIZE = range(0, 8 * 9, 8)
 _PATIENCE = 10_000  # looks at the board before a helper goes to sleep: some tenths of a millisecond
 _SMALL = 1 << 21    # multiplications, about 30 us of one core: fewer are not worth sharing
 _LIMIT = contextvars.ContextVar("xfaccel thread limit", default=None)
+_SET: list[int | None] = [None]  # the limit of the whole process
 _ASKED = config.NUMBA_NUM_THREADS if "NUMBA_NUM_THREADS" in os.environ else None
 _LOCK = threading.Lock()
 _WAKE: queue.SimpleQueue = queue.SimpleQueue()
@@ -122,7 +123,7 @@ with cache.enabled():
 
 
 def available() -> int:
-    """Threads that a call may use: the smallest of affinity, cgroup quota, NUMBA_NUM_THREADS, `limited`."""
+    """Threads that a call may use: the smallest of affinity, cgroup quota, NUMBA_NUM_THREADS, the limits."""
     return min(count for count, _ in _bounds())
 
 
@@ -134,6 +135,12 @@ def reason() -> str:
 def worth(multiplications: int, items: int) -> int:
     """Threads for a job of this size: one where waking a helper costs more than it brings."""
     return 1 if multiplications < _SMALL else min(available(), items)
+
+
+def set_limit(count: int | None) -> int | None:
+    """Let all calls of this process use at most `count` threads, or any number; returns the limit before."""
+    before, _SET[0] = _SET[0], count
+    return before
 
 
 @contextlib.contextmanager
@@ -166,6 +173,12 @@ def run(kernel: Callable, job: Array, switches: tuple[int | None, int | None, in
     _lead(_address(), entry, address(job), *(x or 0 for x in switches), helpers, zero)
 
 
+def prepare(kernel: Callable, absent: tuple[bool, ...], dtype: np.dtype) -> None:
+    """Compile a kernel, or load it from the cache, for calls that lack these switches."""
+    if not config.DISABLE_JIT:
+        _entry(kernel, absent, dtype)
+
+
 @functools.lru_cache(256)
 def _entry(kernel: Callable, absent: tuple[bool, ...], dtype: np.dtype) -> int:
     """The address of a kernel, compiled for this type and with the code of absent switches left out."""
@@ -182,6 +195,8 @@ def _bounds() -> list[tuple[int, str]]:
         bounds.append((quota, "cgroup quota"))
     if _ASKED:
         bounds.append((_ASKED, "NUMBA_NUM_THREADS"))
+    if limit := _SET[0]:
+        bounds.append((limit, "set_threads"))
     if limit := _LIMIT.get():
         bounds.append((limit, "limited by the caller"))
     if config.DISABLE_JIT:
