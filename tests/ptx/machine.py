@@ -1,0 +1,232 @@
+"""Runs the steps of a kernel with teams of warps.
+
+A team is all warps that run as one: every step is a few NumPy calls for all threads of the team that are at it. Of
+threads that part ways those at the earliest instruction go on until they meet the others.
+"""
+
+import numpy as np
+
+from .control import Control
+from .faults import Deadlock, Divergence
+from .memory import Split, Who
+
+WARP = 32
+READY, WAITING, EXITED = 0, 1, 2
+BARRIERS = 16  # that a block has
+LIMIT = 10**8  # instructions of one team; who needs more waits for something that does not come
+
+
+class Active:
+    """The threads of a team that execute an instruction; `whole`: no other thread needs the old registers."""
+
+    def __init__(self, team, mask, whole=False, alone=False):
+        self.team, self.mask, self.whole, self.alone = team, mask, whole, alone
+        self._lanes = self._who = self._tick = None
+
+    @property
+    def lanes(self):
+        if self._lanes is None:
+            self._lanes = np.flatnonzero(self.mask)
+        return self._lanes
+
+    @property
+    def who(self):
+        if self._tick != self.team.machine.tick:
+            self._who, self._tick = self.team.who(self.lanes), self.team.machine.tick
+        return self._who
+
+    def where(self, condition):
+        """Those of these threads for which it holds; itself, if these are all."""
+        mask = self.mask & condition
+        return self if np.array_equal(mask, self.mask) else Active(self.team, mask)
+
+    def all_of(self, other):
+        return self is other
+
+
+class Team:
+    """Some warps of each of some blocks, 32 threads each, also where the block has fewer."""
+
+    def __init__(self, machine, warps):
+        blocks = len(machine.blocks)
+        self.machine, self.size = machine, blocks * len(warps) * WARP
+        self.local_block = np.repeat(np.arange(blocks), len(warps) * WARP)
+        self.warp = np.tile(np.repeat(warps, WARP), blocks)
+        self.lane = np.arange(self.size) % WARP
+        self.first_lane = np.arange(self.size) // WARP * WARP
+        self.thread = self.warp * WARP + self.lane
+        self.block = machine.blocks[self.local_block]
+        self.exists = self.thread < machine.threads
+        self.pc = np.zeros(self.size, np.int64)
+        self.status = np.where(self.exists, READY, EXITED).astype(np.int8)
+        self.barrier = np.full(self.size, -1)
+        self.registers = [None] * len(machine.program.kernel.register_bits)
+        self.group, self.flights = np.zeros(self.size, np.int64), []
+        local = machine.program
+        self.local = Split("local", local.sizes["local"], local.cells["local"], machine.warps, self.size,
+                           local.regions["local"])
+        self.here = 0
+        self.specials = {"laneid": self.lane, "warpid": self.warp}
+        for names, whole, place in (("ntid", machine.block, None), ("nctaid", machine.grid, None),
+                                    ("tid", machine.block, self.thread), ("ctaid", machine.grid, self.block)):
+            for axis, extent in zip("xyz", whole, strict=True):
+                self.specials[f"{names}.{axis}"] = np.full(self.size, extent) if place is None else place % extent
+                place = None if place is None else place // extent
+        self.specials = {name: value.astype(np.uint32) for name, value in self.specials.items()}
+
+    def special(self, name, instruction):
+        if name not in self.specials:
+            raise instruction.unknown()
+        return self.specials[name]
+
+    def who(self, lanes):
+        block, warp, clocks = self.local_block[lanes], self.warp[lanes], self.machine.clocks
+        return Who(self.block[lanes], block, self.thread[lanes], warp, clocks[block, warp, warp], clocks,
+                   lambda i: self.where(lanes[i]))
+
+    def where(self, lane=None):
+        """The line at which the team is, and a thread."""
+        instruction = self.machine.program.kernel.code[self.here]
+        place = f"{self.machine.program.kernel.name}, PTX line {instruction.line}, {instruction.text}"
+        return place if lane is None else f"{place}: {self.thread_name(lane)}"
+
+    def thread_name(self, lane):
+        block, thread = (tuple(int(self.specials[f"{name}.{axis}"][lane]) for axis in "xyz")
+                         for name in ("ctaid", "tid"))
+        return f"block {block}, thread {thread}"
+
+    def diverged(self, lane, instruction):
+        raise Divergence(f"{self.where(lane)}: not all threads of the warp that are due are here")
+
+    def demand_active(self, active, lanes, instruction):
+        """The threads that the active ones read from have to be active too."""
+        missing = active.mask & ~active.mask[lanes]
+        if missing.any():
+            self.diverged(np.argmax(missing), instruction)
+
+    def leave(self, active):
+        self.status[active.mask] = EXITED
+
+    def commit(self, active):
+        self.group[active.mask] += 1
+
+    def wait(self, active, still):
+        """Let the groups of copies of these threads arrive but the last `still`; -1 those that are open too."""
+        for flight in self.flights:
+            flight.arrive(self, active.mask[flight.lanes] & (flight.groups < self.group[flight.lanes] - still))
+        self.flights = [flight for flight in self.flights if flight.under_way.any()]
+
+    def run(self):
+        """As far as it can get; whether it got anywhere."""
+        moved = False
+        while (ready := self.status == READY).any():
+            moved = True
+            start = int(self.pc[ready].min())
+            mask = ready & (self.pc == start)
+            alone = np.array_equal(mask, ready)
+            self.follow(start, Active(self, mask, bool((mask | (self.status == EXITED)).all()), alone))
+        return moved
+
+    def follow(self, place, there):
+        """Step on until the threads part, wait or end, or may meet others."""
+        program, machine = self.machine.program, self.machine
+        steps, guards, leaders = program.steps, program.guards, program.leaders
+        while True:
+            self.here, step, taking = place, steps[place], there
+            machine.executed += 1
+            if guard := guards[place]:
+                condition = self.registers[guard[0]]
+                taking = there.where(~condition if guard[1] else condition)
+                if taking is not there and not taking.mask.any():
+                    place += 1
+                    if place in leaders and not there.alone:
+                        break
+                    continue
+            if isinstance(step, Control):
+                place = step.go(self, taking, there, place)
+                if place is None:
+                    return
+                if machine.executed > LIMIT:
+                    raise Deadlock(f"{self.where()}: still running after {LIMIT} instructions")
+            else:
+                step(self, taking)
+                place += 1
+            if place in leaders and not there.alone:
+                break
+        self.pc[there.mask] = place
+
+
+class Machine:
+    """Some blocks of a grid, run together; `schedule` as for `launch`."""
+
+    def __init__(self, program, memory, parameters, grid, block, blocks, dynamic, schedule):
+        self.program, self.memory, self.parameters = program, memory, parameters
+        self.grid, self.block, self.blocks = grid, block, np.asarray(blocks)
+        self.threads = int(np.prod(block))
+        self.warps = -(-self.threads // WARP)
+        self.executed = self.tick = 0
+        begin = program.sizes["shared"]
+        self.shared = Split("shared", begin + dynamic, program.cells["shared"], self.warps, len(blocks),
+                            [*program.regions["shared"], (begin, dynamic)])
+        # clocks[b, w, v]: what warp w of block b knows of the clock of warp v
+        self.clocks = np.zeros((len(blocks), self.warps, self.warps), np.int64)
+        self.clocks[:, range(self.warps), range(self.warps)] = 1
+        self.arrived = np.zeros((len(blocks), BARRIERS), np.int64)
+        self.known = np.zeros((len(blocks), BARRIERS, self.warps), np.int64)
+        self.random = np.random.default_rng(schedule if isinstance(schedule, int) else None)
+        self.schedule = schedule
+        groups = [range(self.warps)] if schedule == "lockstep" else [[warp] for warp in range(self.warps)]
+        self.teams = [Team(self, np.array(warps)) for warps in groups]
+
+    def run(self):
+        while any((team.status != EXITED).any() for team in self.teams):
+            order = {"lockstep": self.teams, "forward": self.teams, "backward": self.teams[::-1]}.get(self.schedule)
+            if order is None:
+                order = [self.teams[i] for i in self.random.permutation(len(self.teams))]
+            if not any([team.run() for team in order]):
+                self.stuck()
+
+    def stuck(self):
+        waiting = [(team, lane) for team in self.teams for lane in np.flatnonzero(team.status == WAITING)[:1]]
+        team, lane = waiting[0]
+        team.here = int(team.pc[lane]) - 1
+        raise Deadlock(f"{team.where(lane)} waits for threads that do not come")
+
+    def advance(self, team, active):
+        """The clocks of the warps of these threads go on, and each knows its own; the (block, warp) of each."""
+        first = np.unique(team.first_lane[active.lanes])
+        block, warp = team.local_block[first], team.warp[first]
+        self.clocks[block, warp, warp] += 1
+        self.tick += 1
+        return block, warp
+
+    def arrive(self, team, active, number, threads, wait, instruction):
+        """At a barrier: all threads of each warp at once, and as many warps as it takes."""
+        there, due = active.mask.reshape(-1, WARP), team.exists.reshape(-1, WARP)
+        apart = there.any(1) & (there != due).any(1)
+        if apart.any():
+            team.diverged(np.flatnonzero(apart)[0] * WARP, instruction)
+        if number >= BARRIERS:
+            raise instruction.unknown()
+        block, warp = self.advance(team, active)
+        np.add.at(self.arrived, (block, number), 1)
+        np.maximum.at(self.known, (block, number), self.clocks[block, warp])
+        if wait:
+            team.status[active.mask] = WAITING
+            team.barrier[active.mask] = number
+        expected = self.warps if threads is None else -(-int(threads) // WARP)
+        self.release(self.arrived[:, number] >= expected, number)
+
+    def release(self, blocks, number):
+        """Those who wait at a barrier where all have arrived know what these knew, and go on."""
+        if not blocks.any():
+            return
+        for team in self.teams:
+            done = (team.status == WAITING) & (team.barrier == number) & blocks[team.local_block]
+            first = np.unique(team.first_lane[done])
+            block, warp = team.local_block[first], team.warp[first]
+            self.clocks[block, warp] = np.maximum(self.clocks[block, warp], self.known[block, number])
+            team.status[done] = READY
+        self.arrived[blocks, number] = 0
+        self.known[blocks, number] = 0
+        self.tick += 1

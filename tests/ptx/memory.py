@@ -1,0 +1,206 @@
+"""One state space, with everything that can be wrong with an access to it.
+
+The smallest piece that an instruction of the kernel touches is a cell: accesses are aligned, so that two of them
+overlap exactly if they share a cell. Each cell knows whether it may be touched, whether it has been written, and by
+whom it was last written and read. When is kept as clocks of warps (vector clocks, as in FastTrack): the clock of a
+warp advances at each barrier, and a barrier hands all clocks to all that took part. An access of another thread came
+before if one's own knowledge of that thread's warp is later than the clock of the access, whatever the order in
+which the interpreter happens to run the warps.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .faults import InFlight, Misaligned, OutOfBounds, Race, Unwritten
+
+EMPTY, WRITTEN, FLYING = 0, 1, 2  # FLYING: the target of an asynchronous copy
+WIDEST = 16  # bytes of an access
+THREAD_BITS, CLOCK_BITS = 10, 24
+CLOCK = (1 << CLOCK_BITS) - 1
+LANE = 63
+SEVERAL = LANE  # in the place of a lane: more than one lane has read at this clock
+MANY = 1 << 60  # in the place of a whole stamp: more than one block has read
+
+
+class Who(NamedTuple):
+    """The threads of an access, an array each: `local` is the place of the block in `clocks`, (block, warp, warp)."""
+
+    block: np.ndarray
+    local: np.ndarray
+    thread: np.ndarray
+    warp: np.ndarray
+    clock: np.ndarray
+    clocks: np.ndarray
+    where: object  # what to say of one of them, a function of its index
+
+    @property
+    def identity(self):
+        return self.block << THREAD_BITS | self.thread
+
+    @property
+    def stamp(self):
+        return (self.identity << CLOCK_BITS | self.clock) << 1
+
+    def knows(self, block, warp, clock):
+        """Whether what happened there and then came before what these threads do now."""
+        return (block == self.block) & (self.clocks[self.local, self.warp, warp] > clock)
+
+    def at_read(self):
+        return ((self.block + 1) << CLOCK_BITS | self.clock) << 8 | self.thread & 31
+
+
+class Memory:
+    """`size` bytes, read and written at places `at`, which are bytes from the beginning."""
+
+    def __init__(self, name, size, cell, warps):
+        self.name, self.cell, self.warps = name, cell, warps
+        size = -(-size // WIDEST) * WIDEST
+        cells = size // cell
+        self.data = np.full(size, 0xFF, np.uint8)  # 0xFF: NaN in every float format
+        self.may_read = np.zeros(cells, np.bool_)
+        self.may_write = np.zeros(cells, np.bool_)
+        self.state = np.zeros(cells, np.uint8)
+        self.writes = np.zeros(cells, np.int64)
+        self.reads = np.zeros((cells, warps), np.int64)
+
+    def allow(self, begin, size, write=True):
+        """Let these bytes be accessed; a cell that lies in them in part would be overrun by any access."""
+        cells = slice(-(-begin // self.cell), (begin + size) // self.cell)
+        self.may_read[cells] = True
+        self.may_write[cells] |= write
+
+    def put(self, begin, data):
+        self.data[begin:begin + len(data)] = data
+        self.state[begin // self.cell:-(-(begin + len(data)) // self.cell)] = WRITTEN
+
+    def unwrite(self, begin, written):
+        """Nothing was written to these bytes but where `written` says so."""
+        cells = written[:len(written) // self.cell * self.cell].reshape(-1, self.cell)
+        self.state[begin // self.cell:begin // self.cell + len(cells)] = np.where(cells.all(1), WRITTEN, EMPTY)
+
+    def written(self, begin, size):
+        """Whether each of these bytes was."""
+        places = np.arange(begin, begin + size) // self.cell
+        return self.state[places] == WRITTEN
+
+    def load(self, who, at, dtype, count=1):
+        """`count` numbers from each place: (count, threads)."""
+        self.check(who, at, dtype.itemsize * count)
+        return self.data.view(dtype)[at // dtype.itemsize + np.arange(count)[:, None]]
+
+    def store(self, who, at, values):
+        """Rows of numbers, (count, threads)."""
+        size = values.dtype.itemsize
+        self.check(who, at, size * len(values), write=True)
+        self.data.view(values.dtype)[at // size + np.arange(len(values))[:, None]] = values
+
+    def update(self, who, at, function, values):
+        """Atomic updates, one thread after another; what was there before each."""
+        self.check(who, at, values.dtype.itemsize, write=True, atomic=True)
+        data, before = self.data.view(values.dtype), np.empty_like(values)
+        for i, place in enumerate(at // values.dtype.itemsize):
+            before[i] = data[place]
+            data[place] = function(before[i], i)
+        return before
+
+    def check(self, who, at, width, write=False, atomic=False, async_copy=False, align=None):
+        """Raise what is wrong with this access; keep it in mind for those that follow."""
+        self.demand(at % (align or width) == 0, Misaligned, who, at, f"not a multiple of {align or width}")
+        cells = self.cells(who, at, width, write)
+        state = self.state[cells]
+        self.demand(state != FLYING, InFlight, who, at, "a copy into it was not waited for")
+        if not write or atomic:
+            self.demand(state == WRITTEN, Unwritten, who, at, "nothing was written there")
+        self.after_writes(who, at, cells, atomic)
+        if write:
+            self.after_reads(who, at, cells)
+            stamp = who.stamp | atomic
+            self.writes[cells] = stamp
+            if not atomic:
+                self.demand(self.writes[cells] == stamp, Race, who, at, "two threads write at once")
+            self.state[cells] = FLYING if async_copy else WRITTEN
+        else:
+            self.keep_reads(who, cells)
+
+    def land(self, who, at, values):
+        """An asynchronous copy that was waited for: its bytes (threads, width) are there from now on."""
+        width = values.shape[1]
+        cells = at // self.cell + np.arange(width // self.cell)[:, None]
+        self.data[at[:, None] + np.arange(width)] = values
+        self.writes[cells] = who.stamp
+        self.state[cells] = WRITTEN
+
+    def cells(self, who, at, width, write):
+        """The cells of an access, (cells, threads), if it is one at all."""
+        inside = (at >= 0) & (at <= len(self.data) - width)
+        cells = np.where(inside, at, 0) // self.cell + np.arange(-(-width // self.cell))[:, None]
+        allowed = (self.may_write if write else self.may_read)[cells] & inside
+        self.demand(allowed, OutOfBounds, who, at, f"{'write' if write else 'read'} of {width} bytes")
+        return cells
+
+    def after_writes(self, who, at, cells, atomic):
+        stamps = self.writes[cells]
+        identity = stamps >> CLOCK_BITS + 1
+        other = (stamps != 0) & (identity != who.identity)
+        if other.any():
+            warp = (identity & (1 << THREAD_BITS) - 1) >> 5
+            came_before = who.knows(identity >> THREAD_BITS, warp, stamps >> 1 & CLOCK)
+            together = stamps & 1 == atomic if atomic else False
+            self.demand(~other | came_before | together, Race, who, at, "another thread wrote it")
+
+    def after_reads(self, who, at, cells):
+        stamps = self.reads[cells]
+        present = stamps != 0
+        if present.any():
+            across = Who(*(x[:, None] for x in who[:5]), *who[5:])
+            warps = np.arange(self.warps)
+            own = (warps == across.warp) & (stamps & LANE == across.thread & 31) & (
+                stamps >> CLOCK_BITS + 8 == across.block + 1)
+            came_before = across.knows((stamps >> CLOCK_BITS + 8) - 1, warps, stamps >> 8 & CLOCK)
+            self.demand((~present | own | came_before).all(-1), Race, who, at, "another thread read it")
+
+    def keep_reads(self, who, cells):
+        """For each warp the clock of its last read, and by which lane, or that there were several."""
+        reads, slots, mine = self.reads.reshape(-1), cells * self.warps + who.warp, who.at_read()
+        before = reads[slots]
+        now = np.where((before >> 8 == mine >> 8) & (before != mine), mine | SEVERAL, mine)
+        elsewhere = (before != 0) & (before >> CLOCK_BITS + 8 != mine >> CLOCK_BITS + 8)
+        now = np.where(elsewhere, MANY, now)
+        reads[slots] = now
+        # lanes of one instruction at the same cell: the last has won
+        winner = reads[slots]
+        lost = winner != now
+        if lost.any():
+            same_block = winner >> CLOCK_BITS + 8 == now >> CLOCK_BITS + 8
+            reads[slots[lost & same_block]] |= SEVERAL
+            reads[slots[lost & ~same_block]] = MANY
+
+    def demand(self, fine, kind, who, at, why):
+        """Raise the fault of the first thread for which not all is fine."""
+        if fine.all():
+            return
+        thread = int(np.argmin(fine.reshape(-1, fine.shape[-1]).all(0)))
+        raise kind(f"{who.where(thread)}: {self.describe(int(at[thread]))}: {why}")
+
+    def describe(self, at):
+        return f"{self.name} memory, byte {at}"
+
+
+class Split(Memory):
+    """The memories of all blocks or of all threads, one behind the other, `stride` bytes each; `regions` of a stride
+    may be accessed."""
+
+    def __init__(self, name, stride, cell, warps, count, regions):
+        self.stride = -(-stride // WIDEST) * WIDEST
+        super().__init__(name, self.stride * count, cell, warps)
+        for owner in range(count):
+            for begin, size in regions:
+                self.allow(owner * self.stride + begin, size)
+
+    def place(self, owner, at):
+        """Where the address `at` of the memory of `owner` is; -1, which is nowhere, for what is outside of it."""
+        return np.where((at >= 0) & (at < self.stride), at + owner * self.stride, -1)
+
+    def describe(self, at):
+        return super().describe(at % self.stride) if at >= 0 else f"{self.name} memory, outside of it"

@@ -1,0 +1,220 @@
+"""The text of PTX as data: kernels of instructions whose operands are resolved, and what can be left out of them."""
+
+import functools
+import re
+from dataclasses import dataclass, field
+
+TYPE_BITS = {"pred": 1, "f16x2": 32, "bf16x2": 32, "f32x2": 64, "bf16": 16, "tf32": 32,
+             **{f"{kind}{bits}": bits for kind in "busf" for bits in (8, 16, 32, 64)}}
+# what orders the work of threads: the candidates of `drop`
+ORDERING = re.compile(r"\s*(@!?%\w+\s+)?(bar\.|barrier\.|membar|fence|cp\.async\.(wait|commit))")
+
+
+class UnknownInstruction(Exception):
+    """The interpreter has no such instruction, or not with these modifiers."""
+
+
+@dataclass(frozen=True)
+class Register:
+    index: int
+    bits: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Special:
+    """A register that the hardware fills, such as %tid.x."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Immediate:
+    """A constant: an int, or the bits of a float."""
+
+    bits: int
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """The address of a variable or a parameter, or a label."""
+
+    name: str
+    scopes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Address:
+    base: object
+    offset: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A result with a second one: `%r1|%p1`."""
+
+    first: object
+    second: object
+
+
+@dataclass(frozen=True)
+class Instruction:
+    op: str
+    modifiers: tuple[str, ...]
+    operands: tuple
+    predicate: Register | None
+    negated: bool
+    line: int
+    text: str
+
+    def unknown(self):
+        return UnknownInstruction(f"PTX line {self.line}: {self.text}")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A piece of one state space; `initial` are its bytes where the text gives them."""
+
+    name: str
+    space: str
+    kind: str
+    align: int
+    size: int
+    initial: bytes | None = None
+
+
+@dataclass(eq=False)
+class Kernel:
+    name: str
+    parameters: list[Variable]
+    register_bits: list[int] = field(default_factory=list)
+    code: list[Instruction] = field(default_factory=list)
+    labels: dict = field(default_factory=dict)  # (name, scope) -> place in the code
+    variables: dict[str, Variable] = field(default_factory=dict)
+
+    def target(self, symbol):
+        """The place that a label names, seen from inside its scopes."""
+        return next(self.labels[symbol.name, scope] for scope in reversed(symbol.scopes)
+                    if (symbol.name, scope) in self.labels)
+
+
+def split(text):
+    """Operands, at the commas that no bracket encloses."""
+    return [part.strip() for part in re.split(r",(?![^{\[(]*[}\])])", text) if part.strip()]
+
+
+def variable(text):
+    """A declaration of a variable in .shared, .local, .global, .const or .param, or None."""
+    match = re.match(r"(?:\.(?:visible|extern|weak)\s+)*\.(shared|local|global|const|param)\s+(?:\.attribute\([^)]*\)"
+                     r"\s+)?(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)*?(?:\.align\s+\d+\s+)?)?"
+                     r"([\w$]+)\s*(?:\[(\d*)\])?(?:\s*=\s*(.*))?$", text, re.S)
+    if not match:
+        return None
+    space, align, kind, name, count, initial = match.groups()
+    width = TYPE_BITS[kind] // 8
+    size = 0 if count == "" else width * int(count or 1)
+    if initial is not None:
+        values = [int(value, 0) % 256**width for value in re.findall(r"-?\w+", initial)]
+        initial = b"".join(value.to_bytes(width, "little") for value in values).ljust(size, b"\0")
+    elif space in ("global", "const"):
+        initial = bytes(size)
+    return Variable(name, space, kind, int(align or width), size, initial)
+
+
+class Reader:
+    """Reads the body of one kernel, statement by statement; scopes nest as the braces do."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.scopes = [(0, {})]
+        self.opened = 0
+
+    def body(self, text, line):
+        position = 0
+        statement = re.compile(r"\s*(?:([{}])|([\w$]+)\s*:(?!:)|(\.(?:loc|file)\b[^\n]*)|([^;]+);)")
+        while match := statement.match(text, position):
+            start = match.start(match.lastindex)
+            brace, label, _, words = match.groups()
+            if brace == "{":
+                self.opened += 1
+                self.scopes.append((self.opened, {}))
+            elif brace:
+                self.scopes.pop()
+            elif label:
+                self.kernel.labels[label, self.scopes[-1][0]] = len(self.kernel.code)
+            elif words:
+                self.statement(" ".join(words.split()), line + text.count("\n", 0, start))
+            position = match.end()
+
+    def statement(self, text, line):
+        if text.startswith(".reg"):
+            kind, names = re.match(r"\.reg\s+\.(\w+)\s+(.*)", text).groups()
+            for name in split(names):
+                self.declare(name, TYPE_BITS[kind])
+        elif found := variable(text):
+            self.kernel.variables[found.name] = found
+        elif not text.startswith(".pragma"):
+            guard, negated, text_op, rest = re.match(r"(?:@(!?)([%\w]+)\s+)?([\w.:]+)\s*(.*)", text).group(2, 1, 3, 4)
+            op, *modifiers = text_op.split(".")
+            self.kernel.code.append(Instruction(
+                op, tuple(modifiers), tuple(self.operand(part) for part in split(rest)),
+                self.operand(guard) if guard else None, negated == "!", line, text))
+
+    def declare(self, name, bits):
+        many = re.match(r"(%?\w+)<(\d+)>", name)
+        names = [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [name]
+        for each in names:
+            self.scopes[-1][1][each] = Register(len(self.kernel.register_bits), bits, each)
+            self.kernel.register_bits.append(bits)
+
+    def operand(self, text):
+        if text[0] == "{":
+            return tuple(self.operand(part) for part in split(text[1:-1]))
+        if text[0] == "[":
+            base, _, offset = text[1:-1].replace(" ", "").partition("+")
+            return Address(self.operand(base), int(offset or "0", 0))
+        if "|" in text:
+            return Pair(*map(self.operand, text.split("|")))
+        for _, names in reversed(self.scopes):
+            if text in names:
+                return names[text]
+        if text[0] == "%":
+            return Special(text[1:])
+        if match := re.fullmatch(r"0[fFdD]([0-9a-fA-F]+)", text):
+            return Immediate(int(match[1], 16))
+        if re.fullmatch(r"-?\d\w*", text):
+            return Immediate(int(text.rstrip("U"), 0))
+        return Symbol(text, tuple(scope for scope, _ in self.scopes))
+
+
+@functools.lru_cache(64)
+def parse(ptx: str) -> dict[str, Kernel]:
+    """The kernels of a module, by name; variables of the module are in each kernel that names them."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", lambda match: "\n" * match[0].count("\n"), ptx, flags=re.S)
+    kernels, outside, rest = {}, [], text
+    for match in re.finditer(r"\.entry\s+([\w$]+)\s*\((.*?)\)[^{]*\{", text, re.S):
+        end = text.index("\n}", match.end())
+        kernel = Kernel(match[1], [variable(part) for part in split(" ".join(match[2].split()))])
+        Reader(kernel).body(text[match.end():end], 1 + text.count("\n", 0, match.end()))
+        kernels[kernel.name] = kernel
+        outside.append((kernel, text[match.end():end]))
+        rest = rest.replace(text[match.start():end], "")
+    for declaration in rest.split(";"):
+        found = variable(" ".join(re.sub(r"^[\s\S]*\.address_size \d+", "", declaration).strip(" \n}").split()))
+        for kernel, body in outside:
+            if found and re.search(rf"(?<![\w$]){re.escape(found.name)}(?![\w$])", body):
+                kernel.variables[found.name] = found
+    return kernels
+
+
+def ordering(ptx: str) -> list[str]:
+    """The instructions of a module that order threads or wait for copies, in the order of the text."""
+    return [" ".join(line.split()) for line in ptx.splitlines() if ORDERING.match(line)]
+
+
+def drop(ptx: str, which: int) -> str:
+    """The module without the instruction `ordering(ptx)[which]`."""
+    lines = ptx.splitlines()
+    places = [number for number, line in enumerate(lines) if ORDERING.match(line)]
+    lines[places[which]] = ""
+    return "\n".join(lines) + "\n"
