@@ -4,20 +4,21 @@ import numpy as np
 
 from .memory import Who
 from .numbers import FORMATS
-from .operands import LOCAL_WINDOW, SHARED_WINDOW, reader, writer
+from .operands import LOCAL_WINDOW, SHARED_WINDOW, full, reader, writer
 from .parse import Address, Immediate, Register, Symbol
 
 SPACES = ("global", "shared", "local", "param", "const")
 # caching, ordering and scope: they change when memory is seen, which the clocks of memory.py decide here
-IGNORED = {"nc", "volatile", "weak", "relaxed", "acquire", "release", "acq_rel", "gpu", "cta", "sys", "ca", "cg", "cs",
-           "cv", "lu", "wb", "wt", "L1::evict_last", "L1::evict_first", "L1::no_allocate", "L1::evict_normal",
-           "L2::64B", "L2::128B", "L2::256B", "lo", "unified"}
+IGNORED = {
+    "nc", "volatile", "weak", "relaxed", "acquire", "release", "acq_rel", "gpu", "cta", "sys", "unified",
+    "ca", "cg", "cs", "cv", "lu", "wb", "wt", "L1::evict_last", "L1::evict_first", "L1::evict_normal",
+    "L1::no_allocate", "L2::64B", "L2::128B", "L2::256B"}
 COUNTS = {"v2": 2, "v4": 4, "v8": 8}
 
 
 def form_of(instruction, *more):
     """(space or None, format, numbers per thread)."""
-    names = [name.removesuffix("::cta") if name.startswith("shared") else name for name in instruction.modifiers]
+    names = ["shared" if name == "shared::cta" else name for name in instruction.modifiers]
     space = next((name for name in names if name in SPACES), None)
     count = next((COUNTS[name] for name in names if name in COUNTS), 1)
     if set(names[:-1]) - IGNORED - set(SPACES) - set(COUNTS) - set(more) or names[-1] not in FORMATS:
@@ -26,7 +27,7 @@ def form_of(instruction, *more):
 
 
 def addresses(program, instruction, operand):
-    """The function of (team, active) that gives the addresses, as signed 64-bit integers of the active threads."""
+    """The function of (team, active) that gives the addresses of the active threads, as signed integers."""
     if not isinstance(operand, Address):
         raise instruction.unknown()
     if isinstance(operand.base, Register):
@@ -96,7 +97,7 @@ def storing(program, instruction):
 
     def store(team, active):
         memory, at = resolve(team, active, space, find(team, active))
-        values = [np.broadcast_to(read(team), team.size)[active.lanes] for read in reads]
+        values = [full(read(team), team.size)[active.lanes] for read in reads]
         memory.store(active.who, at, np.stack(values))
 
     return store
@@ -115,6 +116,8 @@ def atomically(program, instruction):
     space, form, count = form_of(instruction, function, "noftz")
     if function is None or count > 1 or form.packed or space in ("param", "const", "local"):
         raise instruction.unknown()
+    if instruction.modifiers[-1].startswith("bf"):  # its numbers are not those of a NumPy type
+        raise instruction.unknown()
     update = ATOMIC[function]
     write = writer(instruction.operands[0], form, instruction) if instruction.op == "atom" else None
     place, *sources = instruction.operands[1:] if write else instruction.operands
@@ -123,8 +126,9 @@ def atomically(program, instruction):
 
     def atomic(team, active):
         memory, at = resolve(team, active, space, find(team, active))
-        values = [np.broadcast_to(read(team), team.size)[active.lanes] for read in reads]
-        before = memory.update(active.who, at, lambda old, i: update(old, *(each[i] for each in values)), values[0])
+        values = [full(read(team), team.size)[active.lanes] for read in reads]
+        before = memory.update(
+            active.who, at, lambda old, i: update(old, *(each[i] for each in values)), values[0])
         if write:
             write(team, spread(team, active, before), active)
 
@@ -132,7 +136,7 @@ def atomically(program, instruction):
 
 
 class Flight:
-    """An asynchronous copy that has begun: of each of its threads the group, the place, and where it is from."""
+    """An asynchronous copy that has begun: of each of its threads the group, where to and where from."""
 
     def __init__(self, team, active, at, source, width, sizes):
         self.lanes, self.groups = active.lanes, team.group[active.lanes]
@@ -152,8 +156,8 @@ class Flight:
 
 
 def copying(program, instruction):
-    """cp.async and its groups: the bytes are fetched only when their group is waited for, as late as a GPU may."""
-    kind = next((name for name in instruction.modifiers if name.startswith(("commit", "wait"))), None)
+    """cp.async and its groups: the bytes are fetched when their group is waited for, as late as a GPU may."""
+    kind = instruction.modifiers[1] if len(instruction.modifiers) == 2 else None
     if kind == "commit_group":
         return lambda team, active: team.commit(active)
     if kind == "wait_all":
@@ -162,9 +166,10 @@ def copying(program, instruction):
         still = instruction.operands[0].bits
         return lambda team, active: team.wait(active, still)
     hints = {"async", "ca", "cg", "shared", "shared::cta", "global", "L2::64B", "L2::128B", "L2::256B"}
-    if instruction.modifiers[0] != "async" or set(instruction.modifiers) - hints:
-        raise instruction.unknown()
     to, source, width, *size = instruction.operands
+    ignoring = size and isinstance(size[0], Register) and size[0].bits == 1
+    if instruction.modifiers[0] != "async" or set(instruction.modifiers) - hints or ignoring:
+        raise instruction.unknown()
     find_to, find_source = addresses(program, instruction, to), addresses(program, instruction, source)
     width = width.bits
     read_size = reader(program, instruction, size[0], FORMATS["u32"]) if size else None
@@ -174,7 +179,7 @@ def copying(program, instruction):
         origin = find_source(team, active)
         sizes = np.full(len(at), width)
         if read_size:
-            sizes = np.broadcast_to(read_size(team), team.size)[active.lanes].astype(np.int64)
+            sizes = full(read_size(team), team.size)[active.lanes].astype(np.int64)
         for some in np.unique(sizes[sizes > 0]):
             chosen = sizes == some
             team.machine.memory.check(select(active.who, chosen), origin[chosen], int(some), align=width)

@@ -1,288 +1,274 @@
-"""What each PTX instruction computes from registers alone, as functions of NumPy arrays with one entry per lane.
+"""What each PTX instruction computes from registers alone: functions of NumPy arrays, one entry per thread.
 
-`recipe` gives (formats of the operands, format of the result, function). float32 `fma` is computed in float64 and
-rounded; only where the sum of product and addend lies within 2^-53 of a tie does it differ from the hardware's.
-float64 `fma` rounds twice, and the approximate functions (ex2, rcp, ...) are the exact ones, rounded.
+`recipe` gives (formats of the operands, format of the result, function). float32 `fma` is computed in float64
+and rounded; only where the sum lies within 2^-53 of a tie does it differ from the hardware's. float64 `fma`
+rounds twice, and the approximate functions (ex2, rcp, ...) are the exact ones, rounded.
 """
 
 import numpy as np
 
-from .numbers import FORMATS, UNSIGNED, convert, flush, toward
+from .bits import (
+    extracted,
+    floored,
+    funnel,
+    high_product,
+    highest_bit,
+    inserted,
+    lookup,
+    permuted,
+    place_of_highest,
+    reversed_bits,
+    shifted,
+)
+from .numbers import FORMATS, convert, flush, saturated, toward
 
 ROUNDING = {"rn", "rz", "rm", "rp"}
 FLOAT = ROUNDING | {"ftz", "sat"}
-F64 = np.float64
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+U32, PRED = FORMATS["u32"], FORMATS["pred"]
+RECIPES = {}
 
 
-def floored(x, y, quotient):
-    """Division of integers that rounds to zero, as C does; by zero it is 0 here, undefined there."""
-    if x.dtype.kind == "u":
-        return x // y if quotient else x % y
-    whole = np.abs(x) // np.abs(y)
-    whole = np.where((x < 0) != (y < 0), -whole, whole)
-    return whole if quotient else x - whole * y
+class Case:
+    """One instruction: `kind` is its last type, `extra` the other modifiers."""
 
+    def __init__(self, instruction):
+        self.instruction, self.op = instruction, instruction.op
+        *extra, self.kind = instruction.modifiers
+        self.extra, self.form = set(extra), FORMATS[self.kind]
+        self.floats = self.kind[0] == "f" or self.kind[:2] == "bf"
 
-def high_product(x, y):
-    """The upper half of the product of integers."""
-    bits = 8 * x.dtype.itemsize
-    if bits < 64:
-        wide = np.dtype(f"{x.dtype.kind}{2 * x.dtype.itemsize}")
-        return (x.astype(wide) * y.astype(wide) >> wide.type(bits)).astype(x.dtype)
-    half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
-    a, b = np.asarray(x).view(np.uint64), np.asarray(y).view(np.uint64)
-    middle = (a >> half) * (b & low) + ((a & low) * (b & low) >> half)
-    other = (a & low) * (b >> half) + (middle & low)
-    high = (a >> half) * (b >> half) + (middle >> half) + (other >> half)
-    if x.dtype.kind == "i":
-        high = high - np.where(x < 0, b, np.uint64(0)) - np.where(y < 0, a, np.uint64(0))
-    return high.view(x.dtype)
+    def allow(self, *names):
+        """Raise for a modifier that is not among these."""
+        if not self.extra <= set(names):
+            raise self.instruction.unknown()
 
+    def uniform(self, count, function, exact=False):
+        """A recipe whose operands and result have one format; floats are rounded as asked for."""
+        if self.floats:
+            function = self.rounded(function, exact)
+        return [self.form] * count, self.form, function
 
-def shifted(x, count, left):
-    bits = 8 * x.dtype.itemsize
-    by = np.minimum(count, np.uint32(bits - 1)).astype(x.dtype)
-    moved = x << by if left else x >> by
-    return moved if x.dtype.kind == "i" and not left else np.where(count < bits, moved, x.dtype.type(0))
+    def rounded(self, function, exact):
+        """With rounding, flushing and clamping; `exact`: one rounding of a result that has more digits."""
+        dtype = F32 if self.form.encode else self.form.dtype
+        rounding = next((name for name in ("rz", "rm", "rp") if name in self.extra), None)
+        ftz, sat = "ftz" in self.extra and dtype == F32, "sat" in self.extra
+        wide = (exact or rounding) and dtype != F64
+        if not (ftz or sat or wide):
+            return function
 
+        def compute(*operands):
+            if ftz:
+                operands = [flush(x) for x in operands]
+            if wide:
+                operands = [x.astype(F64) for x in operands]
+            result = function(*operands)
+            if wide:
+                result = toward(rounding, result, dtype)
+            if sat:
+                result = saturated(result)
+            return flush(result) if ftz else result
 
-def funnel(low, high, count, left, wrap):
-    by = (count & np.uint32(31) if wrap else np.minimum(count, np.uint32(32))).astype(np.uint64)
-    both = high.astype(np.uint64) << np.uint64(32) | low
-    return (both << by >> np.uint64(32) if left else both >> by).astype(np.uint32)
-
-
-def reversed_bits(x):
-    size = x.dtype.itemsize
-    bits = np.unpackbits(np.ascontiguousarray(x).view(np.uint8).reshape(-1, size), axis=1, bitorder="little")
-    return np.packbits(bits[:, ::-1], axis=1, bitorder="little").view(x.dtype).ravel()
-
-
-def highest_bit(x):
-    """The place of the highest set bit, -1 where there is none."""
-    halves = [np.frexp((x >> x.dtype.type(shift) & x.dtype.type(0xFFFFFFFF)).astype(F64))[1].astype(np.int32)
-              for shift in range(0, 8 * x.dtype.itemsize, 32)]
-    return np.where(halves[-1] > 0, halves[-1] + 32 * (len(halves) - 1), halves[0]) - 1
-
-
-def permuted(a, b, selector):
-    """prmt: four bytes chosen from eight, or the sign of one spread over a byte."""
-    source = np.stack(np.broadcast_arrays(a, b), -1).view(np.uint8).reshape(-1, 8)
-    shifts = np.arange(0, 16, 4, dtype=np.uint32)
-    choice = np.broadcast_to(np.asarray(selector)[..., None] >> shifts & np.uint32(15), (len(source), 4))
-    chosen = np.take_along_axis(source, (choice & 7).astype(np.intp), 1)
-    spread = np.where(chosen >= 128, np.uint8(255), np.uint8(0))
-    return np.where(choice & 8, spread, chosen).astype(np.uint8).view(np.uint32).ravel()
-
-
-def inserted(a, b, start, length):
-    one = a.dtype.type(1)
-    mask = (shifted(np.broadcast_to(one, length.shape), length, True) - one)
-    mask = shifted(mask, start, True)
-    return b & ~mask | shifted(a, start, True) & mask
-
-
-def extracted(a, start, length):
-    bits = 8 * a.dtype.itemsize
-    left = np.maximum(bits - start.astype(np.int64) - length, 0).astype(np.uint32)
-    up = shifted(a, left, True)
-    return shifted(up, np.maximum(bits - length.astype(np.int64), 0).astype(np.uint32), False)
-
-
-def lookup(table):
-    """lop3: any function of three bits, by its truth table."""
-    def function(a, b, c):
-        terms = [(a if i & 4 else ~a) & (b if i & 2 else ~b) & (c if i & 1 else ~c)
-                 for i in range(8) if table >> i & 1]
-        return np.bitwise_or.reduce(terms) if terms else a & np.uint32(0)
-    return function
-
-
-def smallest(x, y):
-    return np.fmin(x, y)
-
-
-BINARY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and, "or": np.bitwise_or,
-          "xor": np.bitwise_xor}
-UNARY = {"neg": np.negative, "abs": np.abs}
-APPROXIMATE = {
-    "ex2": np.exp2, "lg2": np.log2, "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
-    "rcp": lambda x: 1 / x, "rsqrt": lambda x: 1 / np.sqrt(x)}
-COMPARE = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-           "ge": np.greater_equal, "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal}
-NOT_OPPOSITE = {"equ": np.not_equal, "ltu": np.greater_equal, "leu": np.greater, "gtu": np.less_equal,
-                "geu": np.less}
-
-
-def compare(name, floats):
-    """Comparisons of floats are false where a number is missing, except `ne` with u, and those that end in u."""
-    if name in NOT_OPPOSITE:
-        opposite = NOT_OPPOSITE[name]
-        return (lambda x, y: ~opposite(x, y) | np.isnan(x) | np.isnan(y)) if name == "equ" else (
-            lambda x, y: ~opposite(x, y))
-    if name == "nan":
-        return lambda x, y: np.isnan(x) | np.isnan(y)
-    if name == "num":
-        return lambda x, y: ~(np.isnan(x) | np.isnan(y))
-    if name == "neu":
-        return np.not_equal
-    if name == "ne" and floats:
-        return lambda x, y: (x < y) | (x > y)
-    return COMPARE.get(name)
-
-
-def floating(function, kind, modifiers, double):
-    """A function of floats with the rounding, the flushing and the clamping that its modifiers ask for."""
-    dtype = FORMATS[kind].dtype if not FORMATS[kind].encode else np.dtype(np.float32)
-    rounding = next((name for name in ("rz", "rm", "rp") if name in modifiers), None)
-    ftz, sat = "ftz" in modifiers and dtype == np.float32, "sat" in modifiers
-    wide = (double or rounding) and dtype != F64
-    if not (ftz or sat or wide):
-        return function
-
-    def rounded(*operands):
-        if ftz:
-            operands = [flush(x) for x in operands]
-        if wide:
-            operands = [x.astype(F64) for x in operands]
-        result = function(*operands)
-        if wide:
-            result = toward(rounding, result, dtype)
-        if sat:
-            result = np.where(np.isnan(result), dtype.type(0), np.clip(result, dtype.type(0), dtype.type(1)))
-        return flush(result) if ftz else result
-
-    return rounded
-
-
-def multiplied_and_added(x, y, z):
-    return x * y + z
+        return compute
 
 
 def recipe(instruction):
     """(formats of the operands, format of the result, function), or None for what does more than compute."""
-    op, modifiers = instruction.op, instruction.modifiers
-    kind = modifiers[-1] if modifiers else None
-    if kind not in FORMATS:
+    if instruction.op not in RECIPES or not instruction.modifiers or instruction.modifiers[-1] not in FORMATS:
         return None
-    extra, form = set(modifiers[:-1]), FORMATS[kind]
-    floats = kind[0] == "f" or kind[:2] == "bf"
-    unsigned = FORMATS[f"b{form.bits}"] if form.bits > 1 else form
-
-    def allowed(*names):
-        if not extra <= set(names):
-            raise instruction.unknown()
-
-    def made(count, function, double=False):
-        if floats:
-            function = floating(function, kind, extra, double)
-        return [form] * count, form, function
-
-    if op == "mov" or op == "cvta":
-        allowed("to", "global", "shared", "local")
-        return None if op == "cvta" or isinstance(instruction.operands[0], tuple) or isinstance(
-            instruction.operands[1], tuple) else ([form], form, lambda x: x)
-    if op in ("mul", "mad") and not floats:
-        allowed("lo", "hi", "wide")
-        wide = FORMATS[f"{kind[0]}{2 * form.bits}"] if "wide" in extra else form
-        product = (high_product if "hi" in extra else np.multiply if "lo" in extra else
-                   lambda x, y: x.astype(wide.dtype) * y.astype(wide.dtype))
-        if op == "mul":
-            return [form, form], wide, product
-        return [form, form, wide], wide, lambda x, y, z: product(x, y) + z
-    if op in BINARY:
-        allowed(*(FLOAT if floats else ()))
-        return made(2, BINARY[op])
-    if op in ("fma", "mad"):
-        allowed(*FLOAT)
-        return made(3, multiplied_and_added, True)
-    if op in ("min", "max"):
-        allowed("ftz", "NaN")
-        choose = {"min": (np.fmin, np.minimum), "max": (np.fmax, np.maximum)}[op]["NaN" in extra] if floats else (
-            np.minimum if op == "min" else np.maximum)
-        count = len(instruction.operands) - 1
-        return made(count, choose if count == 2 else lambda x, y, z: choose(choose(x, y), z))
-    if op in UNARY:
-        allowed("ftz")
-        return made(1, UNARY[op])
-    if op in APPROXIMATE:
-        allowed(*FLOAT, "approx")
-        return made(1, APPROXIMATE[op], True)
-    if op == "div" and floats:
-        allowed(*FLOAT, "approx", "full")
-        return made(2, np.divide)
-    if op in ("div", "rem"):
-        allowed()
-        return made(2, lambda x, y: floored(x, y, op == "div"))
-    if op == "not":
-        allowed()
-        return made(1, np.logical_not if kind == "pred" else np.invert)
-    if op in ("shl", "shr"):
-        allowed()
-        return [form, FORMATS["u32"]], form, lambda x, count: shifted(x, count, op == "shl")
-    if op == "shf":
-        allowed("l", "r", "wrap", "clamp")
-        return [form, form, form], form, lambda a, b, c: funnel(a, b, c, "l" in extra, "wrap" in extra)
-    if op == "selp":
-        allowed()
-        return [unsigned, unsigned, FORMATS["pred"]], unsigned, lambda x, y, p: np.where(p, x, y)
-    if op == "setp":
-        function = compare(modifiers[0], floats)
-        allowed(modifiers[0], "ftz", *(("and", "or", "xor") if len(instruction.operands) == 4 else ()))
-        if function is None or form.packed:
-            raise instruction.unknown()
-        join = next((BINARY[name] for name in ("and", "or", "xor") if name in extra), None)
-        if join is None:
-            return [form, form], FORMATS["pred"], function
-        return [form, form, FORMATS["pred"]], FORMATS["pred"], lambda x, y, p: join(function(x, y), p)
-    if op == "cvt" and modifiers[-2] not in ("f16x2", "bf16x2"):
-        target = modifiers[-2]
-        allowed(target, *FLOAT, "rni", "rzi", "rmi", "rpi", "relu")
-        if target not in FORMATS:
-            raise instruction.unknown()
-        return [form], FORMATS[target], convert(target, kind, extra - {target})
-    if op == "cvt":  # two numbers into one register, the first above
-        target, half = modifiers[-2], FORMATS[modifiers[-2][:-2]]
-        allowed(target, "rn", "rz", "relu")
-        one = convert(target[:-2], kind, extra - {target})
-        return [form, form], FORMATS[target], lambda high, low: np.stack(
-            np.broadcast_arrays(one(low), one(high)), -1).reshape(-1)
-    if op == "copysign":
-        return made(2, lambda sign, x: np.copysign(x, sign))
-    if op == "testp":
-        tests = {"finite": np.isfinite, "infinite": np.isinf, "notanumber": np.isnan,
-                 "number": lambda x: ~np.isnan(x)}
-        allowed(*tests)
-        return [form], FORMATS["pred"], tests[modifiers[0]]
-    if op in ("popc", "clz", "bfind"):
-        allowed("shiftamt")
-        last = 8 * form.dtype.itemsize - 1
-        function = {
-            "popc": lambda x: np.bitwise_count(x).astype(np.uint32),
-            "clz": lambda x: (last - highest_bit(x)).astype(np.uint32),
-            "bfind": lambda x: _found(x, last if "shiftamt" in extra else None)}[op]
-        return [form], FORMATS["u32"], function
-    if op == "brev":
-        return made(1, reversed_bits)
-    if op == "prmt":
-        allowed()
-        return made(3, permuted)
-    if op == "bfi":
-        allowed()
-        return [form, form, FORMATS["u32"], FORMATS["u32"]], form, inserted
-    if op == "bfe":
-        allowed()
-        return [form, FORMATS["u32"], FORMATS["u32"]], form, extracted
-    if op == "lop3":
-        allowed()
-        return made(3, lookup(instruction.operands[4].bits))
-    return None
+    return RECIPES[instruction.op](Case(instruction))
 
 
-def _found(x, last):
-    if x.dtype.kind == "i":
-        x = np.where(x < 0, ~x, x).view(UNSIGNED[8 * x.dtype.itemsize])
-    place = highest_bit(x)
-    if last is not None:
-        place = np.where(place < 0, -1, last - place)
-    return place.astype(np.int32).view(np.uint32)
+def computes(*ops):
+    def keep(function):
+        RECIPES.update(dict.fromkeys(ops, function))
+        return function
+    return keep
+
+
+@computes("mov")
+def moved(case):
+    case.allow()
+    return [case.form], case.form, lambda x: x
+
+
+BINARY = {"add": np.add, "sub": np.subtract,
+          "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
+
+
+@computes(*BINARY)
+def combined(case):
+    case.allow(*(FLOAT if case.floats else ()))
+    return case.uniform(2, BINARY[case.op])
+
+
+@computes("mul", "mad", "fma")
+def multiplied(case):
+    """Of integers the lower half, the upper half or all of the product; of floats, with one rounding."""
+    form = wide = case.form
+    product = np.multiply
+    if case.floats:
+        case.allow(*FLOAT)
+        if case.op == "mul":
+            return case.uniform(2, product)
+        return case.uniform(3, lambda x, y, z: x * y + z, exact=True)
+    case.allow("lo", "hi", "wide")
+    if "hi" in case.extra:
+        product = high_product
+    elif "wide" in case.extra:
+        wide = FORMATS[f"{case.kind[0]}{2 * form.bits}"]
+        product = lambda x, y: x.astype(wide.dtype) * y.astype(wide.dtype)
+    if case.op == "mul":
+        return [form, form], wide, product
+    return [form, form, wide], wide, lambda x, y, z: product(x, y) + z
+
+
+@computes("div", "rem")
+def divided(case):
+    if case.floats:
+        case.allow(*FLOAT, "approx", "full")
+        return case.uniform(2, np.divide)
+    case.allow()
+    return case.uniform(2, lambda x, y: floored(x, y, case.op == "div"))
+
+
+@computes("min", "max")
+def extreme(case):
+    case.allow("ftz", "NaN")
+    least = case.op == "min"
+    choose = np.minimum if least else np.maximum
+    if case.floats and "NaN" not in case.extra:
+        choose = np.fmin if least else np.fmax  # a missing number is passed over
+    if len(case.instruction.operands) == 3:
+        return case.uniform(2, choose)
+    return case.uniform(3, lambda x, y, z: choose(choose(x, y), z))
+
+
+UNARY = {"neg": np.negative, "abs": np.abs}
+APPROXIMATE = {
+    "ex2": np.exp2, "lg2": np.log2, "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
+    "rcp": lambda x: 1 / x, "rsqrt": lambda x: 1 / np.sqrt(x)}
+
+
+@computes(*UNARY, *APPROXIMATE)
+def function_of_one(case):
+    if case.op in UNARY:
+        case.allow("ftz")
+        return case.uniform(1, UNARY[case.op])
+    case.allow(*FLOAT, "approx")
+    return case.uniform(1, APPROXIMATE[case.op], exact=True)
+
+
+@computes("copysign")
+def with_sign(case):
+    case.allow()
+    return case.uniform(2, lambda sign, x: np.copysign(x, sign))
+
+
+@computes("not")
+def inverted(case):
+    case.allow()
+    return case.uniform(1, np.logical_not if case.kind == "pred" else np.invert)
+
+
+@computes("selp")
+def selected(case):
+    case.allow()
+    form = FORMATS[f"b{case.form.bits}"]
+    return [form, form, PRED], form, lambda x, y, chosen: np.where(chosen, x, y)
+
+
+ORDERED = {"eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+           "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal}
+INTEGER = {**ORDERED, "ne": np.not_equal}
+# of floats: false where a number is missing, or, with a u at the end, true
+FLOATING = {**ORDERED, "ne": lambda x, y: (x < y) | (x > y), "neu": np.not_equal,
+            "equ": lambda x, y: ~((x < y) | (x > y)),
+            "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y),
+            "gtu": lambda x, y: ~(x <= y), "geu": lambda x, y: ~(x < y),
+            "nan": lambda x, y: np.isnan(x) | np.isnan(y), "num": lambda x, y: ~(np.isnan(x) | np.isnan(y))}
+
+
+@computes("setp")
+def compared(case):
+    name = case.instruction.modifiers[0]
+    joining = len(case.instruction.operands) == 4
+    case.allow(name, "ftz", *(("and", "or", "xor") if joining else ()))
+    function = (FLOATING if case.floats else INTEGER).get(name)
+    if function is None or case.form.packed:
+        raise case.instruction.unknown()
+    if not joining:
+        return [case.form, case.form], PRED, function
+    join = BINARY[case.instruction.modifiers[1]]
+    return [case.form, case.form, PRED], PRED, lambda x, y, other: join(function(x, y), other)
+
+
+TESTS = {"finite": np.isfinite, "infinite": np.isinf, "notanumber": np.isnan,
+         "number": lambda x: ~np.isnan(x)}
+
+
+@computes("testp")
+def tested(case):
+    case.allow(*TESTS)
+    return [case.form], PRED, TESTS[case.instruction.modifiers[0]]
+
+
+@computes("cvt")
+def converted(case):
+    target = case.instruction.modifiers[-2]
+    if target == "tf32" and case.extra == {"rna", "tf32"}:
+        return [U32], U32, lambda bits: bits + np.uint32(0x1000) & np.uint32(0xFFFFE000)
+    case.allow(target, *FLOAT, "rni", "rzi", "rmi", "rpi", "relu")
+    if target not in FORMATS:
+        raise case.instruction.unknown()
+    form = FORMATS[target]
+    if not form.packed:
+        return [case.form], form, convert(target, case.kind, case.extra - {target})
+    one = convert(target.removesuffix("x2"), case.kind, case.extra - {target})
+    # two numbers into one register, the first above
+    return [case.form] * 2, form, lambda high, low: np.stack(
+        np.broadcast_arrays(one(low), one(high)), -1).reshape(-1)
+
+
+@computes("shl", "shr")
+def moved_bits(case):
+    case.allow()
+    return [case.form, U32], case.form, lambda x, count: shifted(x, count, case.op == "shl")
+
+
+@computes("shf")
+def moved_through(case):
+    case.allow("l", "r", "wrap", "clamp")
+    left, wrap = "l" in case.extra, "wrap" in case.extra
+    return case.uniform(3, lambda low, high, count: funnel(low, high, count, left, wrap))
+
+
+@computes("popc", "clz", "bfind")
+def counted(case):
+    case.allow("shiftamt")
+    function = {
+        "popc": lambda x: np.bitwise_count(x).astype(np.uint32),
+        "clz": lambda x: (case.form.bits - 1 - highest_bit(x)).astype(np.uint32),
+        "bfind": lambda x: place_of_highest(x, "shiftamt" in case.extra)}[case.op]
+    return [case.form], U32, function
+
+
+@computes("brev", "prmt")
+def rearranged(case):
+    case.allow()
+    return case.uniform(1, reversed_bits) if case.op == "brev" else case.uniform(3, permuted)
+
+
+@computes("bfi", "bfe")
+def bit_field(case):
+    case.allow()
+    if case.op == "bfi":
+        return [case.form, case.form, U32, U32], case.form, inserted
+    return [case.form, U32, U32], case.form, extracted
+
+
+@computes("lop3")
+def any_of_three(case):
+    case.allow()
+    return case.uniform(3, lookup(case.instruction.operands[4].bits))

@@ -4,7 +4,7 @@ import numpy as np
 
 from .access import addresses, resolve
 from .numbers import FORMATS
-from .operands import reader, writer
+from .operands import full, reader, writer
 from .parse import Pair
 
 WARP = 32
@@ -12,24 +12,12 @@ LANES = np.arange(WARP, dtype=np.uint32)
 U32, PRED = FORMATS["u32"], FORMATS["pred"]
 
 
-def all_there(team, active, instruction, members=None):
-    """Raise unless the threads of each warp that are to take part do so; all of them, if members are not given."""
-    there = active.mask.reshape(-1, WARP)
-    due = team.exists.reshape(-1, WARP) & there.any(1, keepdims=True)
-    if members is not None:
-        wanted = np.broadcast_to(members, team.size).reshape(-1, WARP)
-        each = np.where(there, wanted, 0).max(1, keepdims=True)  # the mask that a thread of the warp gives
-        due &= (each >> LANES & np.uint32(1)).astype(bool)
-    if (due != there).any():
-        team.diverged(np.flatnonzero((due != there).any(1))[0] * WARP, instruction)
-
-
 def syncing(program, instruction):
     """bar.warp.sync: what the lanes of the warp did before comes before what they do after."""
     members = reader(program, instruction, instruction.operands[0], U32)
 
     def sync(team, active):
-        all_there(team, active, instruction, members(team))
+        team.demand_all(active, members(team))
         team.machine.advance(team, active)
 
     return sync
@@ -47,16 +35,16 @@ def shuffling(program, instruction):
         reader(program, instruction, each, U32) for each in (source, by, clamp, members))
 
     def shuffle(team, active):
-        all_there(team, active, instruction, read_members(team))
+        team.demand_all(active, read_members(team))
         lane = np.tile(LANES, team.size // WARP).astype(np.int64)
-        by, clamp = read_by(team).astype(np.int64), read_clamp(team).astype(np.int64)
+        by, clamp = read_by(team).astype(np.int64) & 31, read_clamp(team).astype(np.int64)
         segment, limit = clamp >> 8 & 31, clamp & 31
         first, last = lane & segment, lane & segment | limit & ~segment
         origin = {"up": lane - by, "down": lane + by, "bfly": lane ^ by, "idx": first | by & ~segment}[mode]
         found = origin >= last if mode == "up" else origin <= last
         origin = np.where(found, origin, lane) + team.first_lane
-        team.demand_active(active, origin, instruction)
-        write(team, np.broadcast_to(read(team), team.size)[origin], active)
+        team.demand_active(active, origin)
+        write(team, full(read(team), team.size)[origin], active)
         if write_found:
             write_found(team, found, active)
 
@@ -69,12 +57,13 @@ def voting(program, instruction):
         raise instruction.unknown()
     target, source, members = instruction.operands
     write = writer(target, U32 if mode == "ballot" else PRED, instruction)
-    read, read_members = reader(program, instruction, source, PRED), reader(program, instruction, members, U32)
+    read = reader(program, instruction, source, PRED)
+    read_members = reader(program, instruction, members, U32)
 
     def vote(team, active):
-        all_there(team, active, instruction, read_members(team))
+        team.demand_all(active, read_members(team))
         there = active.mask.reshape(-1, WARP)
-        said = np.broadcast_to(read(team), team.size).reshape(-1, WARP) & there
+        said = full(read(team), team.size).reshape(-1, WARP) & there
         result = {"any": said.any(1), "all": (said | ~there).all(1),
                   "uni": (said == there).all(1) | ~said.any(1),
                   "ballot": (said.astype(np.uint32) << LANES).sum(1, dtype=np.uint32)}[mode]
@@ -83,8 +72,8 @@ def voting(program, instruction):
     return vote
 
 
-REDUCE = {"add": (np.add, 0), "and": (np.bitwise_and, -1), "or": (np.bitwise_or, 0), "xor": (np.bitwise_xor, 0),
-          "min": (np.minimum, None), "max": (np.maximum, None)}
+REDUCE = {"add": (np.add, 0), "min": (np.minimum, None), "max": (np.maximum, None),
+          "and": (np.bitwise_and, -1), "or": (np.bitwise_or, 0), "xor": (np.bitwise_xor, 0)}
 
 
 def reducing(program, instruction):
@@ -102,7 +91,7 @@ def reducing(program, instruction):
     filling = np.array(neutral, np.int64).astype(form.dtype)
 
     def reduce(team, active):
-        all_there(team, active, instruction, read_members(team))
+        team.demand_all(active, read_members(team))
         values = np.where(active.mask, read(team), filling).reshape(-1, WARP)
         write(team, np.repeat(function.reduce(values, 1, dtype=form.dtype), WARP), active)
 
@@ -121,7 +110,7 @@ def active_lanes(program, instruction):
 
 
 def loading_matrices(program, instruction):
-    """ldmatrix: 8 x 8 matrices of 16 bits; lane i of matrix j gives the address of a row, and holds two numbers."""
+    """ldmatrix: 8 x 8 matrices of 16 bits; a lane gives the address of a row, gets two numbers of each."""
     names = instruction.modifiers
     count = {"x1": 1, "x2": 2, "x4": 4}.get(names[3])
     if names[:3] != ("sync", "aligned", "m8n8") or count is None or set(names[4:]) - {
@@ -132,7 +121,7 @@ def loading_matrices(program, instruction):
     transposed = "trans" in names
 
     def load(team, active):
-        all_there(team, active, instruction)
+        team.demand_all(active)
         giving = active.where(team.lane < 8 * count)
         memory, at = resolve(team, giving, "shared", find(team, giving))
         rows = np.zeros((team.size, 4), np.uint32)
@@ -160,13 +149,16 @@ def to_numbers(kind, registers):
 
 
 def multiplying(program, instruction):
-    """mma.sync: (16, k) times (k, 8) for each warp, added to float32; thread (group, member) of 8 x 4 holds of
-    each quarter or half of a matrix the numbers of row `group` and of the columns that belong to `member`."""
+    """mma.sync: (16, k) times (k, 8) for each warp, added to float32.
+
+    The lanes are 8 groups of 4. A register holds 8 rows of the left matrix, those of the groups, by 4 or 8
+    columns, each lane one or two of them; and so, with rows and columns exchanged, of the right one.
+    """
     names = instruction.modifiers
     kind = names[-2]
     halves = SHAPES.get((names[2], 1 if kind == "tf32" else 2))
-    if (names[:2] != ("sync", "aligned") or names[3:5] != ("row", "col") or halves is None or names[5:] not in [
-            ("f32", kind, kind, "f32") for kind in ("f16", "bf16", "tf32")]):
+    if (names[:2] != ("sync", "aligned") or names[3:5] != ("row", "col") or halves is None
+            or names[5:] not in [("f32", each, each, "f32") for each in ("f16", "bf16", "tf32")]):
         raise instruction.unknown()
     f32 = FORMATS["f32"]
     result, *sources = instruction.operands
@@ -175,10 +167,10 @@ def multiplying(program, instruction):
     addend = [reader(program, instruction, each, f32) for each in sources[2]]
 
     def gather(team, reads):
-        return np.stack([np.broadcast_to(read(team), team.size) for read in reads]).reshape(len(reads), -1, 8, 4)
+        return np.stack([full(read(team), team.size) for read in reads]).reshape(len(reads), -1, 8, 4)
 
     def multiply(team, active):
-        all_there(team, active, instruction)
+        team.demand_all(active)
         warps = team.size // WARP
         a = to_numbers(kind, gather(team, left)).reshape(halves, 2, warps, 8, 4, -1)
         a = a.transpose(2, 1, 3, 0, 4, 5).reshape(warps, 16, -1)

@@ -7,13 +7,13 @@ import numpy as np
 
 from .faults import Trap
 from .numbers import FORMATS
-from .operands import reader
+from .operands import full, reader
 
 U32 = FORMATS["u32"]
 
 
 class Control:
-    """What distinguishes these steps from the others: `go` gets the threads that take it and those that are there."""
+    """Such a step: `go` gets the team, the threads that take it, those that are there, and the place."""
 
     def __init__(self, go):
         self.go = go
@@ -50,8 +50,8 @@ def waiting(program, instruction):
     number, *count = [reader(program, instruction, each, U32) for each in instruction.operands]
 
     def arrive(team, taking, there, here):
-        numbers = np.broadcast_to(number(team), team.size)
-        threads = np.broadcast_to(count[0](team), team.size) if count else None
+        numbers = full(number(team), team.size)
+        threads = full(count[0](team), team.size) if count else None
         team.pc[there.mask] = here + 1
         for each in np.unique(numbers[taking.lanes]):
             some = taking.where(numbers == each)
@@ -68,4 +68,5 @@ def trapping(program, instruction):
     return Control(trap)
 
 
-CONTROL = {"bra": branching, "ret": ending, "exit": ending, "bar": waiting, "barrier": waiting, "trap": trapping}
+CONTROL = {"bra": branching, "ret": ending, "exit": ending, "bar": waiting, "barrier": waiting,
+           "trap": trapping}

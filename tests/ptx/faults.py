@@ -35,3 +35,7 @@ class Deadlock(Fault):
 
 class Trap(Fault):
     """The kernel executed `trap`, as a failed assertion does."""
+
+
+class Incomplete(Exception):
+    """Not all threads that an instruction needs are at it yet; they may come."""

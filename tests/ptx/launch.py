@@ -1,26 +1,29 @@
 """The launch of a kernel on NumPy arrays, as a driver would do it on arrays of a GPU."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from .machine import Machine
-from .memory import WRITTEN, Memory
+from .machine import WARP, Machine
+from .memory import Memory
 from .numbers import FORMATS
 from .nvrtc import Compiled
 from .program import RED_ZONE, program
 
-CONCURRENT = 64  # blocks that run together
+SCHEDULES = ("lockstep", "forward", "backward")
+TOGETHER = 4096  # threads: more would not be faster, and their registers take memory
 MAX_THREADS = 1024
+SHARED_LIMIT = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB that a block may take
 
 
 class Blank(np.ndarray):
-    """An array that nothing was written to, as `cupy.empty` gives: a kernel must not read it before it writes it."""
+    """An array that nothing was written to, as `cupy.empty` gives; kernels must write before they read it."""
 
 
 def blank(shape, dtype) -> Blank:
-    """A `Blank`, filled with NaN. What kernels write is remembered from launch to launch; the host must not write."""
+    """A `Blank`, filled with NaN. What kernels write to it is remembered from launch to launch."""
     array = np.ndarray.__new__(Blank, shape, dtype)
     bytes_of(array)[:] = 0xFF
     array.written = np.zeros(array.nbytes, np.bool_)
@@ -50,33 +53,55 @@ class Report:
     unwritten: dict[int, int]
 
 
-class Device:
-    """The arrays of a launch in one memory, each with nothing allowed around it."""
+class Global(Memory):
+    """Global memory, which says of a place at which argument it is; `extents` are (begin, size) of each."""
 
-    def __init__(self, arrays, code, warps):
-        owners = {id(each): each for each in map(owner, arrays)}
-        self.owners = [each for each in owners.values() if each.size]
+    def __init__(self, size, cell, warps, extents):
+        super().__init__("global", size, cell, warps)
+        self.extents = extents
+
+    def describe(self, at):
+        before = [i for i, (begin, _) in self.extents.items() if begin <= at]
+        if not before:
+            return super().describe(at)
+        nearest = max(before, key=lambda i: self.extents[i])
+        return f"argument {nearest}, byte {at - self.extents[nearest][0]} of {self.extents[nearest][1]}"
+
+
+class Device:
+    """The arrays among the arguments of a launch in one memory, each with nothing allowed around it."""
+
+    def __init__(self, args, code, warps):
+        self.arrays = {i: each for i, each in enumerate(args) if isinstance(each, np.ndarray)}
+        homes = {id(home): home for home in map(owner, self.arrays.values())}
+        self.owners = [home for home in homes.values() if home.size]
         self.begins, end = {}, code.sizes["global"]
         for each in self.owners:
             self.begins[id(each)] = end = -(-(end + RED_ZONE) // RED_ZONE) * RED_ZONE
             end += each.nbytes
-        self.memory = Memory("global", end + RED_ZONE, code.cells["global"], warps)
+        extents = {i: self.extent(each) for i, each in self.arrays.items()}
+        self.memory = memory = Global(end + RED_ZONE, code.cells["global"], warps, extents)
         for place, variable in code.constants:
-            self.memory.allow(place, variable.size, write=variable.space == "global")
-            self.memory.put(place, np.frombuffer(variable.initial, np.uint8))
+            memory.allow(place, variable.size, write=variable.space == "global")
+            memory.put(place, np.frombuffer(variable.initial, np.uint8))
         for each in self.owners:
-            self.memory.put(self.begins[id(each)], bytes_of(each))
+            memory.put(self.begins[id(each)], bytes_of(each))
             if isinstance(each, Blank):
-                self.memory.unwrite(self.begins[id(each)], each.written)
-        for each in arrays:
-            if each.size:
-                low, high = byte_bounds(each)
-                self.memory.allow(self.address(each) + low - byte_bounds(each)[0], high - low, each.flags.writeable)
+                memory.unwrite(self.begins[id(each)], each.written)
+        for i, each in self.arrays.items():
+            memory.allow(*extents[i], each.flags.writeable)
 
-    def address(self, array):
-        """Of the first byte; of an array without any, a place where nothing may be accessed."""
-        home = owner(array)
-        return self.begins[id(home)] + byte_bounds(array)[0] - byte_bounds(home)[0] if array.size else RED_ZONE
+    def extent(self, array):
+        """(address of the first byte, bytes from there to the last)."""
+        if not array.size:
+            return RED_ZONE, 0  # where nothing may be accessed
+        home, (low, high) = owner(array), byte_bounds(array)
+        return self.begins[id(home)] + low - byte_bounds(home)[0], high - low
+
+    def unwritten(self):
+        """Bytes of each blank argument that no kernel has written."""
+        return {i: int((~self.memory.written(*self.extent(each))).sum()) for i, each in self.arrays.items()
+                if isinstance(owner(each), Blank)}
 
     def give_back(self):
         """What the kernel has written, into the arrays of the host."""
@@ -89,23 +114,19 @@ class Device:
 
 
 def packed(parameter, argument, device):
-    """The bytes of an argument, of exactly the size and the kind of its parameter, as a driver would copy them."""
-    kind = "pointer" if isinstance(argument, np.ndarray | None) else type(argument)
+    """The bytes of an argument, of the size and the kind of its parameter: a driver converts nothing."""
     form = FORMATS.get(parameter.kind)
-    if isinstance(argument, np.ndarray) and argument.ndim + argument.size > 0 and parameter.size == 8:
-        return device.address(argument).to_bytes(8, "little")
-    if argument is None and parameter.size == 8:
-        return bytes(8)
-    if isinstance(argument, bytes | np.void) and len(bytes(argument)) == parameter.size:
-        return bytes(argument)
-    if isinstance(argument, bool | int) and form.dtype.kind != "f":
+    floats = form is not None and form.dtype.kind == "f"
+    if parameter.size == 8 and not floats and (argument is None or isinstance(argument, np.ndarray)):
+        return (0 if argument is None else device.extent(argument)[0]).to_bytes(8, "little")
+    if isinstance(argument, int) and not floats:
         return int(argument).to_bytes(parameter.size, "little", signed=argument < 0)
-    if isinstance(argument, float) and form.dtype == np.float64:
-        return np.float64(argument).tobytes()
+    if isinstance(argument, float) and not isinstance(argument, np.generic) and floats:
+        argument = np.float64(argument)
     if isinstance(argument, np.generic) and argument.nbytes == parameter.size and (
-            (argument.dtype.kind == "f") == (form.dtype.kind == "f") or parameter.size == 2):
+            argument.dtype.kind == "V" or (argument.dtype.kind == "f") == floats or parameter.size == 2):
         return argument.tobytes()
-    raise TypeError(f"{parameter.name} is .{parameter.kind} of {parameter.size} bytes, not {kind}")
+    raise TypeError(f"{parameter.name} is .{parameter.kind}, {parameter.size} bytes, and not {argument!r}")
 
 
 def triple(extent):
@@ -115,34 +136,39 @@ def triple(extent):
 
 def launch(module: str | Compiled, kernel: str, grid, block, args, shared: int = 0, *,
            schedule: str | int = "lockstep") -> Report:
-    """Run `kernel` of a module of PTX; arrays among `args` are read and written as pointers to the GPU would be.
+    """Run `kernel` of a module of PTX; arrays among `args` are read and written where they are.
 
-    `grid` and `block` are numbers or tuples, `shared` the bytes of dynamic shared memory. An array that is not
-    writeable must not be written by the kernel either. `schedule`: "lockstep" is fastest; "forward" and "backward" let
-    each warp of a block run as far as it can, in this order, and a number in a random one.
+    `grid` and `block` are numbers or tuples, `shared` the bytes of dynamic shared memory. An array that is
+    not writeable must not be written by the kernel either. `schedule`: "lockstep" is fastest; "forward" and
+    "backward" let each warp of a block run as far as it can, in this order, a number in a random one. It
+    decides what a faulty kernel computes; a race is found under each.
     Raises what faults.py lists, and `UnknownInstruction`.
     """
-    code = program(module.ptx if isinstance(module, Compiled) else module, kernel)
+    ptx = module.ptx if isinstance(module, Compiled) else module
+    code = program(ptx, kernel)
     grid, block = triple(grid), triple(block)
     threads, blocks = int(np.prod(block)), int(np.prod(grid))
-    if not 0 < threads <= MAX_THREADS or blocks < 1:
+    if not 0 < threads <= (code.kernel.max_threads or MAX_THREADS) or blocks < 1:
         raise ValueError(f"a grid of {grid} blocks of {block} threads cannot be launched")
+    needed, sm = shared + sum(size for _, size in code.regions["shared"]), int(re.search(r"sm_(\d+)", ptx)[1])
+    if schedule not in SCHEDULES and not isinstance(schedule, int):
+        raise ValueError(f"schedule is {SCHEDULES} or a number, not {schedule!r}")
+    if needed > SHARED_LIMIT[sm] * 1024:
+        raise ValueError(f"{needed} bytes of shared memory are more than sm_{sm} has for a block")
     parameters = code.kernel.parameters
     if len(args) != len(parameters):
         raise TypeError(f"{kernel} takes {len(parameters)} arguments, not {len(args)}")
-    device = Device([each for each in args if isinstance(each, np.ndarray)], code, -(-threads // 32))
+    device = Device(args, code, -(-threads // WARP))
     data = bytearray(code.sizes["param"])
     for parameter, argument in zip(parameters, args, strict=True):
         place = code.parameters[parameter.name]
         data[place:place + parameter.size] = packed(parameter, argument, device)
-    executed = 0
+    executed, together = 0, max(1, TOGETHER // threads)
     with np.errstate(all="ignore"):
-        for first in range(0, blocks, CONCURRENT):
-            machine = Machine(code, device.memory, bytes(data), grid, block,
-                              range(first, min(first + CONCURRENT, blocks)), shared, schedule)
+        for first in range(0, blocks, together):
+            some = range(first, min(first + together, blocks))
+            machine = Machine(code, device.memory, bytes(data), grid, block, some, shared, schedule)
             machine.run()
             executed += machine.executed
     device.give_back()
-    return Report(executed, {i: int((~device.memory.written(device.address(each), each.nbytes)).sum())
-                             for i, each in enumerate(args) if isinstance(each, np.ndarray) and each.size
-                             and isinstance(owner(each), Blank)})
+    return Report(executed, device.unwritten())

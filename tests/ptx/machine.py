@@ -1,19 +1,21 @@
 """Runs the steps of a kernel with teams of warps.
 
-A team is all warps that run as one: every step is a few NumPy calls for all threads of the team that are at it. Of
-threads that part ways those at the earliest instruction go on until they meet the others.
+A team is all warps that run as one: a step is a few NumPy calls for all threads of the team that are at it.
+Of threads that part ways those at the earliest instruction go on until they meet the others. Under the
+schedule "lockstep" one team holds every warp, else team i holds warp i of each block.
 """
 
 import numpy as np
 
 from .control import Control
-from .faults import Deadlock, Divergence
+from .faults import Deadlock, Divergence, Incomplete
 from .memory import Split, Who
+from .operands import full
 
 WARP = 32
-READY, WAITING, EXITED = 0, 1, 2
+READY, WAITING, EXITED, STALLED = 0, 1, 2, 3  # STALLED: at an instruction that needs more of the warp
 BARRIERS = 16  # that a block has
-LIMIT = 10**8  # instructions of one team; who needs more waits for something that does not come
+LIMIT = 10**7  # instructions of a team; who needs more waits for what does not come
 
 
 class Active:
@@ -62,17 +64,17 @@ class Team:
         self.barrier = np.full(self.size, -1)
         self.registers = [None] * len(machine.program.kernel.register_bits)
         self.group, self.flights = np.zeros(self.size, np.int64), []
-        local = machine.program
-        self.local = Split("local", local.sizes["local"], local.cells["local"], machine.warps, self.size,
-                           local.regions["local"])
-        self.here = 0
-        self.specials = {"laneid": self.lane, "warpid": self.warp}
-        for names, whole, place in (("ntid", machine.block, None), ("nctaid", machine.grid, None),
-                                    ("tid", machine.block, self.thread), ("ctaid", machine.grid, self.block)):
-            for axis, extent in zip("xyz", whole, strict=True):
-                self.specials[f"{names}.{axis}"] = np.full(self.size, extent) if place is None else place % extent
-                place = None if place is None else place // extent
-        self.specials = {name: value.astype(np.uint32) for name, value in self.specials.items()}
+        code = machine.program
+        self.local = Split("local", code.sizes["local"], code.cells["local"], machine.warps, self.size,
+                           code.regions["local"])
+        self.here, self.last_call = 0, False
+        specials = {"laneid": self.lane, "warpid": self.warp}
+        for name, sizes, place in (("tid", machine.block, self.thread), ("ctaid", machine.grid, self.block)):
+            for axis, extent in zip("xyz", sizes, strict=True):
+                specials[f"{name}.{axis}"] = place % extent
+                specials[f"n{name}.{axis}"] = np.full_like(place, extent)
+                place = place // extent
+        self.specials = {name: value.astype(np.uint32) for name, value in specials.items()}
 
     def special(self, name, instruction):
         if name not in self.specials:
@@ -95,14 +97,27 @@ class Team:
                          for name in ("ctaid", "tid"))
         return f"block {block}, thread {thread}"
 
-    def diverged(self, lane, instruction):
-        raise Divergence(f"{self.where(lane)}: not all threads of the warp that are due are here")
+    def demand_all(self, active, members=None):
+        """All threads of each warp have to be here, or those in the mask `members`; they may yet come."""
+        here, due = active.mask.reshape(-1, WARP), self.exists.reshape(-1, WARP)
+        if members is not None:
+            each = np.where(here, full(members, self.size).reshape(-1, WARP), 0).max(1, keepdims=True)
+            due = due & (each >> np.arange(WARP, dtype=np.uint32) & np.uint32(1)).astype(np.bool_)
+        wrong = here.any(1) & (here != due).any(1)
+        if wrong.any():
+            if not self.last_call:
+                raise Incomplete
+            self.diverged(np.argmax(wrong) * WARP)
+        self.last_call = False
 
-    def demand_active(self, active, lanes, instruction):
+    def diverged(self, lane):
+        raise Divergence(f"{self.where(lane)}: not all threads of the warp that are due come here")
+
+    def demand_active(self, active, lanes):
         """The threads that the active ones read from have to be active too."""
         missing = active.mask & ~active.mask[lanes]
         if missing.any():
-            self.diverged(np.argmax(missing), instruction)
+            self.diverged(np.argmax(missing))
 
     def leave(self, active):
         self.status[active.mask] = EXITED
@@ -111,21 +126,29 @@ class Team:
         self.group[active.mask] += 1
 
     def wait(self, active, still):
-        """Let the groups of copies of these threads arrive but the last `still`; -1 those that are open too."""
+        """Let the copies of these threads arrive but for the last `still` groups; -1: those in none, too."""
         for flight in self.flights:
-            flight.arrive(self, active.mask[flight.lanes] & (flight.groups < self.group[flight.lanes] - still))
+            old = flight.groups < self.group[flight.lanes] - still
+            flight.arrive(self, active.mask[flight.lanes] & old)
         self.flights = [flight for flight in self.flights if flight.under_way.any()]
 
     def run(self):
         """As far as it can get; whether it got anywhere."""
         moved = False
-        while (ready := self.status == READY).any():
+        while True:
+            ready = self.status == READY
+            self.last_call = not ready.any()
+            if self.last_call:
+                # whoever else could come to where these are has ended, or waits elsewhere
+                ready = self.status == STALLED
+                if not ready.any():
+                    return moved
             moved = True
-            start = int(self.pc[ready].min())
-            mask = ready & (self.pc == start)
-            alone = np.array_equal(mask, ready)
-            self.follow(start, Active(self, mask, bool((mask | (self.status == EXITED)).all()), alone))
-        return moved
+            place = int(self.pc[ready].min())
+            mask = ready & (self.pc == place)
+            self.status[mask] = READY
+            whole = bool((mask | (self.status == EXITED)).all())
+            self.follow(place, Active(self, mask, whole, np.array_equal(mask, ready)))
 
     def follow(self, place, there):
         """Step on until the threads part, wait or end, or may meet others."""
@@ -142,15 +165,21 @@ class Team:
                     if place in leaders and not there.alone:
                         break
                     continue
-            if isinstance(step, Control):
-                place = step.go(self, taking, there, place)
-                if place is None:
-                    return
-                if machine.executed > LIMIT:
-                    raise Deadlock(f"{self.where()}: still running after {LIMIT} instructions")
-            else:
-                step(self, taking)
-                place += 1
+            try:
+                if isinstance(step, Control):
+                    place = step.go(self, taking, there, place)
+                    if place is None:
+                        return
+                    if machine.executed > LIMIT:
+                        raise Deadlock(f"{self.where()}: still running after {LIMIT} instructions")
+                else:
+                    step(self, taking)
+                    place += 1
+            except Incomplete:
+                self.pc[there.mask] = place + 1
+                self.pc[taking.mask] = place
+                self.status[taking.mask] = STALLED
+                return
             if place in leaders and not there.alone:
                 break
         self.pc[there.mask] = place
@@ -180,9 +209,11 @@ class Machine:
 
     def run(self):
         while any((team.status != EXITED).any() for team in self.teams):
-            order = {"lockstep": self.teams, "forward": self.teams, "backward": self.teams[::-1]}.get(self.schedule)
-            if order is None:
-                order = [self.teams[i] for i in self.random.permutation(len(self.teams))]
+            order = self.teams
+            if self.schedule == "backward":
+                order = order[::-1]
+            elif isinstance(self.schedule, int):
+                order = [order[i] for i in self.random.permutation(len(order))]
             if not any([team.run() for team in order]):
                 self.stuck()
 
@@ -193,7 +224,7 @@ class Machine:
         raise Deadlock(f"{team.where(lane)} waits for threads that do not come")
 
     def advance(self, team, active):
-        """The clocks of the warps of these threads go on, and each knows its own; the (block, warp) of each."""
+        """The clocks of the warps of these threads go on; which these are: (blocks, warps)."""
         first = np.unique(team.first_lane[active.lanes])
         block, warp = team.local_block[first], team.warp[first]
         self.clocks[block, warp, warp] += 1
@@ -202,10 +233,7 @@ class Machine:
 
     def arrive(self, team, active, number, threads, wait, instruction):
         """At a barrier: all threads of each warp at once, and as many warps as it takes."""
-        there, due = active.mask.reshape(-1, WARP), team.exists.reshape(-1, WARP)
-        apart = there.any(1) & (there != due).any(1)
-        if apart.any():
-            team.diverged(np.flatnonzero(apart)[0] * WARP, instruction)
+        team.demand_all(active)
         if number >= BARRIERS:
             raise instruction.unknown()
         block, warp = self.advance(team, active)

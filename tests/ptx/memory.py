@@ -1,11 +1,12 @@
 """One state space, with everything that can be wrong with an access to it.
 
-The smallest piece that an instruction of the kernel touches is a cell: accesses are aligned, so that two of them
-overlap exactly if they share a cell. Each cell knows whether it may be touched, whether it has been written, and by
-whom it was last written and read. When is kept as clocks of warps (vector clocks, as in FastTrack): the clock of a
-warp advances at each barrier, and a barrier hands all clocks to all that took part. An access of another thread came
-before if one's own knowledge of that thread's warp is later than the clock of the access, whatever the order in
-which the interpreter happens to run the warps.
+The smallest piece that an instruction of the kernel touches is a cell: accesses are aligned, so that two of
+them overlap exactly if they share a cell. Each cell knows whether it may be touched, whether it has been
+written, and who wrote and read it last. When is told by clocks of warps (vector clocks, as in FastTrack):
+that of a warp goes on at each barrier, where all that take part learn all the clocks that any of them knows.
+What another thread did came before if one knows of its warp a later clock than that of the access, in
+whatever order the interpreter happens to run the warps. Threads that meet at `bar.warp.sync` are taken for
+their whole warp.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from .faults import InFlight, Misaligned, OutOfBounds, Race, Unwritten
 
 EMPTY, WRITTEN, FLYING = 0, 1, 2  # FLYING: the target of an asynchronous copy
-WIDEST = 16  # bytes of an access
+WIDEST = 32  # bytes of an access
 THREAD_BITS, CLOCK_BITS = 10, 24
 CLOCK = (1 << CLOCK_BITS) - 1
 LANE = 63
@@ -24,7 +25,7 @@ MANY = 1 << 60  # in the place of a whole stamp: more than one block has read
 
 
 class Who(NamedTuple):
-    """The threads of an access, an array each: `local` is the place of the block in `clocks`, (block, warp, warp)."""
+    """The threads of an access, an array each; `local` is the place of the block in `clocks`, see Machine."""
 
     block: np.ndarray
     local: np.ndarray
@@ -76,8 +77,9 @@ class Memory:
 
     def unwrite(self, begin, written):
         """Nothing was written to these bytes but where `written` says so."""
-        cells = written[:len(written) // self.cell * self.cell].reshape(-1, self.cell)
-        self.state[begin // self.cell:begin // self.cell + len(cells)] = np.where(cells.all(1), WRITTEN, EMPTY)
+        whole = np.pad(written, (0, -len(written) % self.cell), constant_values=True)
+        cells = whole.reshape(-1, self.cell).all(1)
+        self.state[begin // self.cell:][:len(cells)] = np.where(cells, WRITTEN, EMPTY)
 
     def written(self, begin, size):
         """Whether each of these bytes was."""
@@ -188,8 +190,7 @@ class Memory:
 
 
 class Split(Memory):
-    """The memories of all blocks or of all threads, one behind the other, `stride` bytes each; `regions` of a stride
-    may be accessed."""
+    """Memories of all blocks or of all threads, `stride` bytes each; `regions` of them may be accessed."""
 
     def __init__(self, name, stride, cell, warps, count, regions):
         self.stride = -(-stride // WIDEST) * WIDEST
@@ -199,8 +200,8 @@ class Split(Memory):
                 self.allow(owner * self.stride + begin, size)
 
     def place(self, owner, at):
-        """Where the address `at` of the memory of `owner` is; -1, which is nowhere, for what is outside of it."""
-        return np.where((at >= 0) & (at < self.stride), at + owner * self.stride, -1)
+        """Where the address `at` of the memory of `owner` is; negative, which is nowhere, for one outside."""
+        return np.where((at >= 0) & (at < self.stride), at + owner * self.stride, at % WIDEST - WIDEST)
 
     def describe(self, at):
         return super().describe(at % self.stride) if at >= 0 else f"{self.name} memory, outside of it"

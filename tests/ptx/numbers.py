@@ -1,4 +1,4 @@
-"""The number formats of PTX in NumPy: how the bits of a register are read as numbers, and numbers made bits."""
+"""The number formats of PTX in NumPy: how bits of registers are read as numbers, and numbers become bits."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,7 @@ UNSIGNED = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16), 32: np.dtype(np.uint
 
 
 class Format(NamedTuple):
-    """`bits` of a register seen as numbers of `dtype`, one or (packed) several; decoded and encoded where NumPy
-    has no such type."""
+    """`bits` of a register: one or (packed) several of `dtype`, decoded where NumPy has no such numbers."""
 
     bits: int
     dtype: np.dtype
@@ -44,13 +43,19 @@ FORMATS = {
 
 
 def toward(kind, exact, dtype):
-    """`exact`, of more digits, in `dtype`: rounded down (rm), up (rp) or to zero (rz), else to the nearest."""
+    """`exact`, of more digits, as `dtype`: rounded down (rm), up (rp), to zero (rz) or to the nearest."""
     near = exact.astype(dtype)
     if kind in (None, "rn"):
         return near
     up, down = np.nextafter(near, dtype.type(np.inf)), np.nextafter(near, dtype.type(-np.inf))
     low, high = np.where(near > exact, down, near), np.where(near < exact, up, near)
     return {"rm": low, "rp": high, "rz": np.where(exact < 0, high, low)}[kind]
+
+
+def saturated(numbers):
+    """Between 0 and 1; 0 for what is no number."""
+    zero, one = numbers.dtype.type(0), numbers.dtype.type(1)
+    return np.where(np.isnan(numbers), zero, np.clip(numbers, zero, one))
 
 
 def flush(numbers):
@@ -81,7 +86,7 @@ def convert(target: str, source: str, modifiers: set):
             return clamped(x, to) if origin.kind == "f" or "sat" in modifiers else x.astype(to)
         x = toward(rounding, x, to) if origin.kind == "f" and to.itemsize < x.itemsize else x.astype(to)
         if "sat" in modifiers:
-            x = np.where(np.isnan(x), to.type(0), np.clip(x, to.type(0), to.type(1)))
+            x = saturated(x)
         if "relu" in modifiers:
             x = np.where(np.isnan(x), x, np.maximum(x, to.type(0)))
         return flush(x) if "ftz" in modifiers and to == np.float32 else x

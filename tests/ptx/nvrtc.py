@@ -1,4 +1,4 @@
-"""CUDA C++ to PTX and machine code, with nothing but the wheel `nvidia-cuda-nvrtc`: no GPU, driver or CuPy."""
+"""CUDA C++ to PTX and machine code by the wheel `nvidia-cuda-nvrtc` alone: no GPU, driver or CuPy."""
 
 import ctypes
 import functools
@@ -59,8 +59,9 @@ class Compiled:
 
 
 @functools.lru_cache(256)
-def compile(source: str, sm: int = 80, options: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Compiled:
-    """Compile for compute capability `sm`, such as 80, or "90a"; `names` are templates, `kernel<float, 64>`."""
+def compile(source: str, sm: int | str = 80, options: tuple[str, ...] = (),
+            names: tuple[str, ...] = ()) -> Compiled:
+    """Compile for compute capability `sm`, as 80 or "90a"; `names` are templates, as kernel<float, 64>."""
     nvrtc = library()
     if nvrtc is None:
         raise CompileError(REMEDY)

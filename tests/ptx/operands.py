@@ -1,7 +1,7 @@
 """Registers of a team of warps: how operands are read and results are written.
 
-A step, which is what an instruction becomes, is a function of the team and of the threads that are active in it.
-Registers hold arrays with one entry per thread; they are replaced, never written into, so that they may be shared.
+A step, which is what an instruction becomes, is a function of the team and of the threads active in it.
+Registers hold arrays with one entry per thread; they are replaced, never written into, and so may be shared.
 """
 
 import numpy as np
@@ -22,8 +22,13 @@ def reinterpret(value, form):
     return value.view(form.dtype)
 
 
+def full(value, size):
+    """What was read as an array also if it was one number for all threads."""
+    return value if value.ndim else np.full(size, value)
+
+
 def reader(program, instruction, operand, form):
-    """The function of a team that gives the operand: an array, or one number if it is the same for all threads."""
+    """The function of a team that gives the operand: an array, or one number that all threads have."""
     if isinstance(operand, Register):
         read = register_reader(operand, form)
     elif isinstance(operand, Special):
@@ -62,12 +67,12 @@ def writer(operand, form, instruction):
         return lambda team, value, active: None
     if not isinstance(operand, Register):
         raise instruction.unknown()
-    index, bits = operand.index, operand.bits
+    index, bits, packed = operand.index, operand.bits, form.packed
 
     def write(team, value, active):
         if form.encode:
             value = form.encode(value)
-        if form.packed:
+        if packed:
             value = value.view(UNSIGNED[form.bits])
         if value.ndim == 0:
             value = np.full(team.size, value)
@@ -92,9 +97,11 @@ def computing(program, instruction):
         return None
     forms, result, function = found
     target, *sources = instruction.operands
-    reads = [reader(program, instruction, *each) for each in zip(sources, forms, strict=False)]
-    if len(reads) < len(forms):
+    if instruction.op == "lop3":
+        sources = sources[:3]  # the fourth is the truth table
+    if len(sources) != len(forms):
         raise instruction.unknown()
+    reads = [reader(program, instruction, *each) for each in zip(sources, forms, strict=True)]
     write = writer(target, result, instruction)
     if len(reads) == 1:
         a, = reads
@@ -120,7 +127,7 @@ def moving(program, instruction):
         writes = [writer(each, part, instruction) for each in target]
 
         def unpack(team, active):
-            parts = np.ascontiguousarray(np.broadcast_to(read(team), team.size)).view(part.dtype)
+            parts = np.ascontiguousarray(full(read(team), team.size)).view(part.dtype)
             for i, write in enumerate(writes):
                 write(team, np.ascontiguousarray(parts[i::len(writes)]), active)
 
@@ -130,7 +137,7 @@ def moving(program, instruction):
     write = writer(target, whole, instruction)
 
     def pack(team, active):
-        parts = np.stack([np.broadcast_to(read(team), team.size) for read in reads], -1)
+        parts = np.stack([full(read(team), team.size) for read in reads], -1)
         write(team, parts.reshape(-1).view(whole.dtype), active)
 
     return pack

@@ -1,13 +1,15 @@
-"""The text of PTX as data: kernels of instructions whose operands are resolved, and what can be left out of them."""
+"""The text of PTX as data: kernels of instructions with resolved operands; and texts with one left out."""
 
 import functools
+import math
 import re
 from dataclasses import dataclass, field
 
 TYPE_BITS = {"pred": 1, "f16x2": 32, "bf16x2": 32, "f32x2": 64, "bf16": 16, "tf32": 32,
              **{f"{kind}{bits}": bits for kind in "busf" for bits in (8, 16, 32, 64)}}
 # what orders the work of threads: the candidates of `drop`
-ORDERING = re.compile(r"\s*(@!?%\w+\s+)?(bar\.|barrier\.|membar|fence|cp\.async\.(wait|commit))")
+ORDERING = re.compile(r"(?<![\w.%$])(?:@!?%\w+\s+)?"
+                      r"(?:bar\.|barrier\.|membar\b|fence\b|cp\.async\.(?:wait|commit))[^;]*;")
 
 
 class UnknownInstruction(Exception):
@@ -87,6 +89,7 @@ class Variable:
 class Kernel:
     name: str
     parameters: list[Variable]
+    max_threads: int | None  # of a block, where __launch_bounds__ says so
     register_bits: list[int] = field(default_factory=list)
     code: list[Instruction] = field(default_factory=list)
     labels: dict = field(default_factory=dict)  # (name, scope) -> place in the code
@@ -105,9 +108,10 @@ def split(text):
 
 def variable(text):
     """A declaration of a variable in .shared, .local, .global, .const or .param, or None."""
-    match = re.match(r"(?:\.(?:visible|extern|weak)\s+)*\.(shared|local|global|const|param)\s+(?:\.attribute\([^)]*\)"
-                     r"\s+)?(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)*?(?:\.align\s+\d+\s+)?)?"
-                     r"([\w$]+)\s*(?:\[(\d*)\])?(?:\s*=\s*(.*))?$", text, re.S)
+    match = re.match(
+        r"(?:\.(?:visible|extern|weak)\s+)*\.(shared|local|global|const|param)\s+"
+        r"(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)*?(?:\.align\s+\d+\s+)?)?"
+        r"([\w$]+)\s*(?:\[(\d*)\])?(?:\s*=\s*(.*))?$", text, re.S)
     if not match:
         return None
     space, align, kind, name, count, initial = match.groups()
@@ -154,8 +158,9 @@ class Reader:
         elif found := variable(text):
             self.kernel.variables[found.name] = found
         elif not text.startswith(".pragma"):
-            guard, negated, text_op, rest = re.match(r"(?:@(!?)([%\w]+)\s+)?([\w.:]+)\s*(.*)", text).group(2, 1, 3, 4)
-            op, *modifiers = text_op.split(".")
+            negated, guard, names, rest = re.match(
+                r"(?:@(!?)([%\w]+)\s+)?([\w.:]+)\s*(.*)", text).groups()
+            op, *modifiers = names.split(".")
             self.kernel.code.append(Instruction(
                 op, tuple(modifiers), tuple(self.operand(part) for part in split(rest)),
                 self.operand(guard) if guard else None, negated == "!", line, text))
@@ -191,30 +196,30 @@ class Reader:
 def parse(ptx: str) -> dict[str, Kernel]:
     """The kernels of a module, by name; variables of the module are in each kernel that names them."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", lambda match: "\n" * match[0].count("\n"), ptx, flags=re.S)
-    kernels, outside, rest = {}, [], text
-    for match in re.finditer(r"\.entry\s+([\w$]+)\s*\((.*?)\)[^{]*\{", text, re.S):
+    kernels, bodies, outside = {}, {}, text[re.search(r"\.address_size\s+\d+", text).end():]
+    for match in re.finditer(r"(?:\.visible\s+)?\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*)\{", text, re.S):
         end = text.index("\n}", match.end())
-        kernel = Kernel(match[1], [variable(part) for part in split(" ".join(match[2].split()))])
-        Reader(kernel).body(text[match.end():end], 1 + text.count("\n", 0, match.end()))
-        kernels[kernel.name] = kernel
-        outside.append((kernel, text[match.end():end]))
-        rest = rest.replace(text[match.start():end], "")
-    for declaration in rest.split(";"):
-        found = variable(" ".join(re.sub(r"^[\s\S]*\.address_size \d+", "", declaration).strip(" \n}").split()))
-        for kernel, body in outside:
+        threads = re.search(r"\.maxntid\s+(.*)", match[3])
+        kernels[match[1]] = kernel = Kernel(
+            match[1], [variable(part) for part in split(" ".join(match[2].split()))],
+            math.prod(map(int, threads[1].split(","))) if threads else None)
+        bodies[match[1]] = text[match.end():end]
+        Reader(kernel).body(bodies[match[1]], 1 + text.count("\n", 0, match.end()))
+        outside = outside.replace(text[match.start():end + 2], "")
+    for declaration in outside.split(";"):
+        found = variable(" ".join(declaration.split()))
+        for name, body in bodies.items():
             if found and re.search(rf"(?<![\w$]){re.escape(found.name)}(?![\w$])", body):
-                kernel.variables[found.name] = found
+                kernels[name].variables[found.name] = found
     return kernels
 
 
 def ordering(ptx: str) -> list[str]:
     """The instructions of a module that order threads or wait for copies, in the order of the text."""
-    return [" ".join(line.split()) for line in ptx.splitlines() if ORDERING.match(line)]
+    return [" ".join(match[0].split()) for match in ORDERING.finditer(ptx)]
 
 
 def drop(ptx: str, which: int) -> str:
     """The module without the instruction `ordering(ptx)[which]`."""
-    lines = ptx.splitlines()
-    places = [number for number, line in enumerate(lines) if ORDERING.match(line)]
-    lines[places[which]] = ""
-    return "\n".join(lines) + "\n"
+    match = list(ORDERING.finditer(ptx))[which]
+    return ptx[:match.start()] + ptx[match.end():]

@@ -4,12 +4,14 @@ import functools
 
 from . import access, collective
 from .control import CONTROL
-from .numbers import FORMATS
 from .operands import computing, moving
 from .parse import parse
 
 RED_ZONE = 256  # bytes between two arrays, so that a stray access of one does not hit the other
-NOTHING = lambda team, active: None  # fences order what other blocks see: no other block may look at all
+
+
+def nothing(team, active):
+    """membar and fence order what other blocks see; here no other block may look at all."""
 
 
 class Program:
@@ -23,7 +25,8 @@ class Program:
         # the array whose size the launch gives comes last
         for each in sorted(kernel.variables.values(), key=lambda each: each.size == 0):
             space = "global" if each.space == "const" else each.space
-            self.places[each.name] = place = -(-self.sizes[space] // max(each.align, 16)) * max(each.align, 16)
+            align = max(each.align, 16)
+            self.places[each.name] = place = -(-self.sizes[space] // align) * align
             if each.size:
                 self.sizes[space] = place + each.size + RED_ZONE
                 if space == "global":
@@ -51,17 +54,15 @@ class Program:
         return self.parameters[symbol.name]
 
     def smallest_access(self, space):
-        """In bytes: the size of a cell of the memory of a space."""
+        """Of a kernel to a space, in bytes: the size of a cell of its memory."""
         sizes = [16]
         for each in self.kernel.code:
-            if each.op in ("ld", "st", "atom", "red") and each.modifiers[-1] in FORMATS and "param" not in each.modifiers:
-                named = {name.removesuffix("::cta") for name in each.modifiers}
-                if space in named or not named & {"global", "shared", "local"}:
-                    form = FORMATS[each.modifiers[-1]]
-                    count = next((access.COUNTS[name] for name in named if name in access.COUNTS), 1)
+            if each.op in ("ld", "st", "atom", "red"):
+                used, form, count = access.form_of(each, *access.ATOMIC, "noftz")
+                if used in (space, None) or space == "global" and used == "const":
                     sizes.append(form.bits // 8 * count)
             elif each.op == "cp" and len(each.operands) > 2:
-                # the source may end within a piece
+                # a source of a given size may end anywhere, but not within a number
                 sizes.append(each.operands[2].bits if space == "shared" or len(each.operands) == 3 else 2)
         return min(sizes)
 
@@ -72,7 +73,7 @@ class Program:
         if op in CONTROL:
             return CONTROL[op](self, instruction)
         if op in ("membar", "fence"):
-            return NOTHING
+            return nothing
         if op == "ld":
             return access.loading(self, instruction)
         if op == "st":
