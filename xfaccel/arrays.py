@@ -83,7 +83,8 @@ def address(x: Array) -> int:
 
 
 @functools.lru_cache(128)
-def entry_offsets(lead: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Array, int]:
+def entry_offsets(lead: tuple[int, ...], shape: tuple[int, ...],
+                  strides: tuple[int, ...]) -> tuple[Array, int]:
     """From an array's start to each entry of its leading axes, broadcast to `lead`; the address of that.
 
     In the unit of the strides.

@@ -1,10 +1,11 @@
 // The softmax engine for scattered keys on the GPU: every query has a short list of its own.
 //
-// A warp takes a query and walks through its list, 32 keys at a time: groups of 8 lanes make the scores of 4 keys
-// at once, then each lane has the score of one key, then all lanes sum up the values, row by row. A list is in
-// ascending order: the places of a key that it holds twice are neighbours, and only the first counts.
+// A warp takes a query and walks through its list, 32 keys at a time: groups of 8 lanes make the scores of 4
+// keys at once, then each lane has the score of one key, then all lanes sum up the values, row by row. A list
+// is in ascending order: the places of a key that it holds twice are neighbours, and only the first counts.
 //
-// -DXF_WIDTH=32|64|128|256: columns of the output that a warp computes, blockIdx.y numbering such stretches of e.
+// -DXF_WIDTH=32|64|128|256: columns of the output that a warp computes, blockIdx.y numbering such stretches
+// of e.
 #include "tiles.cuh"
 
 constexpr int THREADS = 128, WARPS = THREADS / 32;
@@ -66,5 +67,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gather(
     for (int c = 0; c < OUTPUTS; ++c)
         if (column + 32 * c < e) narrow(sums[c] * share, out[32 * c]);
     if (lse_first && column == 0)
-        XF_ENTRY(lse)[query * lse_row] = whole == 0 ? minus_infinity() : (top + logarithm(whole)) * LOG_2<real>;
+        XF_ENTRY(lse)[query * lse_row] = lse_of(top, whole);
 }

@@ -1,11 +1,10 @@
 """The launches of the GPU's kernels: which file, how specialised, what grid, which arguments.
 
-Everything that depends on the layout of a kernel is decided here, and nothing here needs a GPU: arrays may be
-CuPy's, or NumPy's in tests, where an interpreter takes the place of the GPU and gets these very arguments. `put`
-turns an array of the host that never changes into one that kernels can read. Sizes are numbers of elements.
+Everything that depends on the layout of a kernel is decided here, and nothing here needs a GPU: arrays may
+be CuPy's, or NumPy's in tests, where an interpreter takes the place of the GPU and gets these very arguments.
+`put` turns an array of the host into one that kernels can read.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -50,20 +49,20 @@ class Launch(NamedTuple):
 
 
 def operand(x: Array, lead: tuple[int, ...]) -> Operand:
-    """`x` (..., rows, columns) broadcast to `lead`, whatever its strides, if they are multiples of a number's size."""
+    """`x` (..., rows, columns) broadcast to `lead`; its strides have to be multiples of a number's size."""
     *outer, row, column = (step // x.itemsize for step in x.strides)
     return Operand(x, entry_offsets(lead, x.shape[:-2], tuple(outer))[0], row, column)
 
 
-def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, *, dtype: str, d: int, e: int,
-            tile_list: TileList, plane_of: np.ndarray, scale: float, put: Put, key_mask: Operand | None = None,
-            mask: Operand | None = None, bias: Operand | None = None,
+def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, *, dtype: str, d: int,
+            e: int, tile_list: TileList, plane_of: np.ndarray, scale: float, put: Put,
+            key_mask: Operand | None = None, mask: Operand | None = None, bias: Operand | None = None,
             distance: tuple[Operand, int, int] | None = None,
             labels: tuple[Operand, Operand, Array] | None = None) -> Launch:
     """What `xfaccel.engine.cpu.softmax.run` does, for operands whose numbers are of the type called `dtype`.
 
-    float16 and bfloat16 take the matrix units for keys up to 256 wide; `lse` is then of float32. The last axes of
-    q, k, v and out have to be dense.
+    The last axes of q, k, v and out have to be dense. For float16 and bfloat16 the lse is of float32; they
+    take the matrix units where d is at most 256.
     """
     matrix = dtype in HALF and d <= WIDTHS[-1]
     width = padded(max(d, e) if matrix else e, dtype)
@@ -73,8 +72,8 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
     arguments = (
         *_rows(put, q, k, v, out, lse, key_mask, mask, bias, table), np.int64(nearest), np.int64(farthest),
         *_rows(put, q_labels, k_labels), limits, np.int64(len(limits) if labels else 0),
-        put(tile_list.planes), put(plane_of), *(put(part) for part in tile_list[1:5]), np.int64(tile_list.slots),
-        np.int64(d), np.int64(e), real(dtype)(scale * math.log2(math.e)))
+        put(tile_list.planes), put(plane_of), *(put(part) for part in tile_list[1:5]),
+        *map(np.int64, (tile_list.slots, d, e)), real(dtype)(scale * math.log2(math.e)))
     if matrix:
         keys = 64 if width < (128 if pairs else 256) else 32
         shared, threads = 2 * width * (TILE + 4 * keys), 32 * _WARPS
@@ -86,8 +85,8 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
                   (len(q.offsets) * tile_list.slots, _stretches(e, width)), threads, shared, arguments)
 
 
-def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, indices: Operand, *, dtype: str,
-           n: int, d: int, e: int, count: int, last: int, scale: float, put: Put,
+def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, indices: Operand, *,
+           dtype: str, n: int, d: int, e: int, count: int, last: int, scale: float, put: Put,
            key_mask: Operand | None = None) -> Launch:
     """What `xfaccel.engine.cpu.gather.run` does, for lists of keys (n, count) in ascending order."""
     total, width = len(q.offsets) * n, padded(e, dtype)
@@ -98,14 +97,16 @@ def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None
 
 
 def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: int, put: Put,
-         q: Operand | None = None, k: Operand | None = None, v: Operand | None = None, out: Operand | None = None,
-         shift: int = 0, key_mask: Operand | None = None, begin: Operand | None = None,
-         end: Operand | None = None) -> Launch:
-    """One pass over the token ranges (parts, 2) of every leading entry, d at most 256 and the features elu + 1.
+         q: Operand | None = None, k: Operand | None = None, v: Operand | None = None,
+         out: Operand | None = None, shift: int = 0, key_mask: Operand | None = None,
+         begin: Operand | None = None, end: Operand | None = None) -> Launch:
+    """One pass over the token ranges (parts, 2) of every leading entry; the features are elu + 1.
 
-    Keys are added up ("sum"), queries read the sums ("read"), or both in turn ("causal"), query t + shift reading
-    those up to key t. `begin` and `end` are states (parts, d e + d) of float32, or float64 for its kind; where all
-    parts begin with one state, its row stride is 0.
+    Keys are added up ("sum"), queries read the sums ("read"), or both in turn ("causal"), query t + shift
+    reading those up to key t. `begin` and `end` are states (parts, d e + d), of float64 if `dtype` is, else
+    of float32; where all parts begin with one state, its row stride is 0.
+
+    Raises: ValueError if d is more than 256.
     """
     if d > WIDTHS[-1]:
         raise ValueError(f"linear attention on the GPU needs keys of width up to {WIDTHS[-1]}, got {d}")
@@ -115,9 +116,9 @@ def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: 
     shared = width * (columns + 1) + tokens * (columns + 2 * line + weights)
     arguments = (*_rows(put, q, k, v, out, key_mask, begin, end), put(ranges),
                  *map(np.int64, (len(ranges), shift, d, e)))
-    return Launch("scan.cu", (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_MODE", f"XF_{mode.upper()}")),
-                  (entries * len(ranges), _stretches(e, columns)), 32 * _WARPS, shared * real(dtype)().itemsize,
-                  arguments)
+    macros = ("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_MODE", f"XF_{mode.upper()}")
+    return Launch("scan.cu", macros, (entries * len(ranges), _stretches(e, columns)), 32 * _WARPS,
+                  shared * real(dtype)().itemsize, arguments)
 
 
 def real(dtype: str) -> type[np.floating]:

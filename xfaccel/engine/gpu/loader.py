@@ -1,7 +1,7 @@
 """Kernels for the GPU that is there: compiled once, by CuPy, and launched on its current stream.
 
-A kernel is compiled when it is first launched, by NVRTC, for the GPU at hand; CuPy keeps the machine code on disk
-(CUPY_CACHE_DIR). What it goes by there is the text of the source, so the headers are written into it.
+A kernel is compiled when it is first launched, by NVRTC, for the GPU at hand; CuPy keeps the machine code on
+disk (CUPY_CACHE_DIR). What it goes by there is the text of the source, so the headers are written into it.
 """
 
 import functools
@@ -37,7 +37,8 @@ def source(file: str) -> str:
         if name in seen:
             return ""
         seen.add(name)
-        return _INCLUDE.sub(lambda found: text(found[1]), (_FOLDER / name).read_text()).replace("#pragma once\n", "")
+        own = (_FOLDER / name).read_text().replace("#pragma once\n", "")
+        return _INCLUDE.sub(lambda found: text(found[1]), own)
 
     return text(file)
 
@@ -66,7 +67,7 @@ def run(launch: Launch) -> None:
 
 
 def resident(host: np.ndarray) -> Any:
-    """An array of the host on the current device; one that cannot change is copied once, as long as it lives."""
+    """An array of the host on the current device; one that cannot change is copied once while it lives."""
     cupy = _cupy()
     if host.flags.writeable:
         return cupy.asarray(host)
@@ -103,8 +104,8 @@ def _cupy() -> ModuleType:
     try:
         cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise GPUError(f"CuPy finds no GPU ({error}): NVIDIA's driver has to be there and as new as CuPy; {REMEDY}"
-                       ) from error
+        raise GPUError(f"CuPy finds no GPU ({error}): NVIDIA's driver has to be there, and as new as CuPy; "
+                       f"{REMEDY}") from error
     try:
         cupy.cuda.nvrtc.getVersion()
     except (RuntimeError, OSError) as error:

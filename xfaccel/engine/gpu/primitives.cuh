@@ -1,8 +1,8 @@
 // What the kernels are written in: types, constants, and every instruction that C++ has no name for.
 //
-// Compiled by NVRTC, which has no headers of its own: no <math.h> macros, no half types. The including file is
-// compiled with -DXF_STORED=float|double|float16|bfloat16, the type of the operands in memory; arithmetic is done
-// in `real`, which is double for double and float for the others.
+// Compiled by NVRTC, which has no headers of its own: no <math.h> macros, no half types. The including file
+// is compiled with -DXF_STORED=float|double|float16|bfloat16, the type of the operands in memory; arithmetic
+// is done in `real`, which is double for double and float for the others.
 #pragma once
 
 #define DEVICE __device__ __forceinline__
@@ -105,10 +105,11 @@ DEVICE void load_transposed(u32 (&to)[4], const void* row) {
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
 }
 
-// sums (16 x 8) += a (16 x 16) b (16 x 8); lane l holds the sums of the rows l / 4 and l / 4 + 8, columns 2 (l % 4)
-// and the next: numbers 2 n and 2 n + 1 of an array for each row
+// sums (16 x 8) += a (16 x 16) b (16 x 8); lane l holds the sums of the rows l / 4 and l / 4 + 8, columns 2
+// (l % 4) and the next: numbers 2 n and 2 n + 1 of an array for each row
 #define XF_MULTIPLY_ADD(type, name) \
-    template <int N> DEVICE void multiply_add(float (&sums)[2][N], int n, const u32 (&a)[4], u32 b0, u32 b1, type) { \
+    template <int N> \
+    DEVICE void multiply_add(float (&sums)[2][N], int n, const u32 (&a)[4], u32 b0, u32 b1, type) { \
         asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name ".f32 {%0, %1, %2, %3}, " \
                      "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
                      : "+f"(sums[0][2 * n]), "+f"(sums[0][2 * n + 1]), "+f"(sums[1][2 * n]), \

@@ -1,7 +1,8 @@
 // Products of matrices that lie in shared memory; the sums are in registers.
 //
-// Threads stand in DOWN rows of 16. Thread (y, x) has the rows y, y + DOWN, ... of a result; of its columns either
-// x, x + 16, ... (`multiply_rows`) or, from GROUP x on, GROUP neighbours, every 16 GROUP (`multiply_add_rows`).
+// Threads stand in DOWN rows of 16. Thread (y, x) has the rows y, y + DOWN, ... of a result; of its columns
+// either x, x + 16, ... (`multiply_rows`) or, from GROUP x on, GROUP neighbours, every 16 GROUP
+// (`multiply_add_rows`).
 #pragma once
 #include "primitives.cuh"
 

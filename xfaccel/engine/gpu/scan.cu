@@ -1,14 +1,15 @@
-// The scan engine on the GPU: attention with the weights f(q) . f(k), f = elu + 1, as running sums over chunks.
+// The scan engine on the GPU: attention with the weights f(q) . f(k), f = elu + 1, as running sums over
+// chunks.
 //
-// Katharopoulos et al. 2020, arXiv:2006.16236 (running sums); Hua et al. 2022, arXiv:2202.10447 (chunks: within a
-// chunk the weights are computed as a matrix, so that all work is matrix products). A block takes a part of the
-// tokens of one leading entry, and COLUMNS of the values (blockIdx.y). The sums over its keys stay in shared memory;
-// tokens pass by in chunks, their features in slices. A long sequence is cut into parts: a first launch sums each
-// up, and what these add up to is what the parts of the second begin with.
+// Katharopoulos et al. 2020, arXiv:2006.16236 (running sums); Hua et al. 2022, arXiv:2202.10447 (chunks:
+// within a chunk the weights are computed as a matrix, so that all work is matrix products). A block takes a
+// part of the tokens of one leading entry, and COLUMNS of the values (blockIdx.y). The sums over its keys
+// stay in shared memory; tokens pass by in chunks, their features in slices. A long sequence is cut into
+// parts: a first launch sums each up, and what these add up to is what the parts of the second begin with.
 //
-// -DXF_WIDTH=32|64|128|256: d is at most that wide; -DXF_MODE=XF_SUM|XF_READ|XF_CAUSAL: what is done with the tokens
-// of a part: keys are added to the sums, queries read the sums, or both in turn.
-// A state is d rows of e sums of values, then d sums of features; begin and end have a row for each part.
+// -DXF_WIDTH=32|64|128|256: d is at most that wide; -DXF_MODE=XF_SUM|XF_READ|XF_CAUSAL: what is done with the
+// tokens of a part: keys are added to the sums, queries read the sums, or both in turn. A state is d rows of
+// e sums of values, then d sums of features; begin and end have a row for each part.
 #include "products.cuh"
 #include "tiles.cuh"
 
@@ -146,13 +147,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
 #pragma unroll
             for (int c = 0; c < OUTPUTS; ++c) {
                 const int place = column_of(OUTPUTS, x, c);
-                if (column + place < e) narrow(whole == 0 ? real(0) : result[i][c] / whole, out[t * out_row + place]);
+                const real mean = whole == 0 ? real(0) : result[i][c] / whole;
+                if (column + place < e) narrow(mean, out[t * out_row + place]);
             }
         }
 #endif
     }
+#if XF_MODE != XF_READ
     if (!end_first) return;
-    __syncthreads();
+    __syncthreads();  // all sums have been written
     real* const state = XF_ENTRY(end) + part * end_row;
     for (int i = threadIdx.x; i < XF_WIDTH * COLUMNS; i += THREADS) {
         const int f = i / COLUMNS, c = i % COLUMNS;
@@ -160,4 +163,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
     }
     if (blockIdx.y == 0)
         for (int f = threadIdx.x; f < d; f += THREADS) state[d * e + f] = norms[f];
+#endif
 }

@@ -1,12 +1,14 @@
 // The softmax engine on the GPU, with ordinary arithmetic: any type, any widths.
 //
-// Milakov and Gimelshein 2018, arXiv:1805.02867 (the running maximum and sum); Dao et al. 2022, arXiv:2205.14135
-// (tiles, so that scores never leave the chip). A block takes one tile of 64 queries of one leading entry and walks
-// through its keys. Its threads stand in rows of 16: thread (y, x) computes every 8th query from y on (every 16th if
-// sums are wide) and the keys x, x + 16, ..., so that a row of scores lives in half a warp. Operands pass through shared memory in
-// slices, whose size depends on no width: shared memory suffices on every GPU, and d is no constant of the kernel.
+// Milakov and Gimelshein 2018, arXiv:1805.02867 (the running maximum and sum); Dao et al. 2022,
+// arXiv:2205.14135 (tiles, so that scores never leave the chip). A block takes one tile of 64 queries of one
+// leading entry and walks through its keys. Its threads stand in rows of 16: thread (y, x) computes every 8th
+// query from y on (every 16th if sums are wide) and the keys x, x + 16, ..., so that a row of scores lives in
+// half a warp. Operands pass through shared memory in slices, whose size depends on no width: shared memory
+// suffices on every GPU, and d is no constant of the kernel.
 //
-// -DXF_WIDTH=32|64|128|256: columns of the output that a block computes, blockIdx.y numbering such stretches of e;
+// -DXF_WIDTH=32|64|128|256: columns of the output that a block computes, blockIdx.y numbering such stretches
+// of e;
 // -DXF_PAIRS_SAID=1 where there is a mask, a bias or labels of single pairs.
 #include "products.cuh"
 #include "tiles.cuh"
@@ -41,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
     const i64 first = tiles[3 * tile], step = tiles[3 * tile + 1];
     const int count = int(tiles[3 * tile + 2]);
     const int y = threadIdx.x / ACROSS, x = threadIdx.x % ACROSS;
-    real* const own = weights + y * WEIGHTS + x;  // this thread's scores lie from here, DOWN rows and 16 columns apart
+    real* const own = weights + y * WEIGHTS + x;  // from here lie this thread's scores, 16 columns apart
     const i64 column = i64(blockIdx.y) * XF_WIDTH;
 
     const stored* q = XF_ENTRY(q) + first * q_row;
@@ -59,7 +61,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
         real s[ROWS][COLUMNS] = {};
         for (i64 c = 0; c < d; c += SLICE) {
             __syncthreads();  // the slices before have been read
-            load_slice<QUERIES>(slices, c, d, [&](int r) { return r < count ? q + r * step * q_row : nullptr; });
+            load_slice<QUERIES>(slices, c, d,
+                                [&](int r) { return r < count ? q + r * step * q_row : nullptr; });
             load_slice<KEYS>(slices + QUERIES * LINE, c, d,
                              [&](int t) { return walk.has(t) ? k + walk.key(t) * k_row : nullptr; });
             __syncthreads();
@@ -85,7 +88,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
                     real score[1] = {own[i * DOWN * WEIGHTS + ACROSS * j]};
                     if (!walk.sees(lane, t, word)) score[0] = minus_infinity();
 #if XF_PAIRS_SAID
-                    else if (lane < count) pairs.add(score, first + lane * step, [&](int) { return walk.key(t); });
+                    else if (lane < count)
+                        pairs.add(score, first + lane * step, [&](int) { return walk.key(t); });
 #endif
                     own[i * DOWN * WEIGHTS + ACROSS * j] = score[0];
                 }
@@ -109,7 +113,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
             for (int i = threadIdx.x; i < VALUES; i += THREADS) {
                 const int t = t0 + i / XF_WIDTH, c = i % XF_WIDTH;
                 // a hidden key's value may be NaN, and 0 * NaN would not be 0
-                slices[i] = walk.has(t) && column + c < e ? widen(v[walk.key(t) * v_row + column + c]) : real(0);
+                const bool there = walk.has(t) && column + c < e;
+                slices[i] = there ? widen(v[walk.key(t) * v_row + column + c]) : real(0);
             }
             __syncthreads();
             multiply_add_rows<PORTION, WEIGHTS, DOWN>(weights + t0, slices, y, x, sums);
@@ -130,6 +135,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
             if (column + place < e) narrow(sums[i][c] * share, out[query * out_row + place]);
         }
         if (lse && x == 0 && blockIdx.y == 0)
-            lse[query * lse_row] = whole == 0 ? minus_infinity() : (top[i] + logarithm(whole)) * LOG_2<real>;
+            lse[query * lse_row] = lse_of(top[i], whole);
     }
 }

@@ -1,9 +1,11 @@
-// The softmax engine on the GPU's matrix units: float16 and bfloat16, sums in float. Compute capability 8.0 and up.
+// The softmax engine on the GPU's matrix units: float16 and bfloat16, sums in float. Compute capability 8.0
+// and up.
 //
-// Dao 2023, arXiv:2307.08691 (FlashAttention-2): a block of four warps takes one tile of 64 queries, each warp 16 of
-// them with all keys, so that no two warps exchange scores. While a tile of keys is computed, the next is copied to
-// the other half of a double buffer. A row in shared memory has XF_WIDTH numbers, zeros beyond d or e, and its pieces
-// of 16 bytes are swapped from row to row so that eight rows are read from different banks.
+// Dao 2023, arXiv:2307.08691 (FlashAttention-2): a block of four warps takes one tile of 64 queries, each
+// warp 16 of them with all keys, so that no two warps exchange scores. While a tile of keys is computed, the
+// next is copied to the other half of a double buffer. A row in shared memory has XF_WIDTH numbers, zeros
+// beyond d or e, and its pieces of 16 bytes are swapped from row to row so that eight rows are read from
+// different banks.
 //
 // -DXF_WIDTH=32|64|128|256: d is at most that wide; blockIdx.y numbers stretches of e of that width;
 // -DXF_PAIRS_SAID=1 where there is a mask, a bias or labels of single pairs.
@@ -22,8 +24,8 @@ DEVICE int place(int row, int column) {
     return row * XF_WIDTH + 8 * mixed + column % 8;
 }
 
-// COUNT rows x(r), columns `column` .. `width` - 1, with zeros beyond and for rows that are null; `whole` says that
-// all rows begin at a multiple of 16 bytes, as `anchor` then does
+// COUNT rows x(r), columns `column` .. `width` - 1, with zeros beyond and for rows that are null; `whole`
+// says that all rows begin at a multiple of 16 bytes, as `anchor` then does
 template <int COUNT, class Row>
 DEVICE void load_rows(stored* to, i64 column, i64 width, bool whole, const stored* anchor, const Row& x) {
 #pragma unroll
@@ -78,7 +80,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
             return next.has(t) ? x + next.key(t) * stride : nullptr;
         };
         load_rows<KEYS>(keys + buffer * BUFFER, 0, d, k_whole, k, [&](int t) { return row(k, k_row, t); });
-        load_rows<KEYS>(values + buffer * BUFFER, column, e, v_whole, v, [&](int t) { return row(v, v_row, t); });
+        load_rows<KEYS>(values + buffer * BUFFER, column, e, v_whole, v,
+                        [&](int t) { return row(v, v_row, t); });
     };
     bool more = next.next();
     load_rows<QUERIES>(queries, 0, d, is_whole(q, q_row, step), q,
@@ -135,13 +138,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #pragma unroll
         for (int t = 0; t < KEYS / 16; ++t) {
             // the sums of one product are laid out as the first factor of another
-            const u32 a[4] = {pair(s[0][4 * t], s[0][4 * t + 1], stored()), pair(s[1][4 * t], s[1][4 * t + 1], stored()),
+            const u32 a[4] = {pair(s[0][4 * t], s[0][4 * t + 1], stored()),
+                              pair(s[1][4 * t], s[1][4 * t + 1], stored()),
                               pair(s[0][4 * t + 2], s[0][4 * t + 3], stored()),
                               pair(s[1][4 * t + 2], s[1][4 * t + 3], stored())};
 #pragma unroll
             for (int c = 0; c < STEPS; ++c) {
                 u32 b[4];
-                load_transposed(b, values + buffer * BUFFER + place(t * 16 + lane % 16, c * 16 + lane / 16 * 8));
+                load_transposed(b, values + buffer * BUFFER
+                                   + place(t * 16 + lane % 16, c * 16 + lane / 16 * 8));
                 multiply_add(sums, 2 * c, a, b[0], b[1], stored());
                 multiply_add(sums, 2 * c + 1, a, b[2], b[3], stored());
             }
@@ -162,6 +167,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
             if (column + c < e) narrow(sums[r][j] * share, out[query * out_row + c]);
         }
         if (lse && lane % 4 == 0 && blockIdx.y == 0)
-            lse[query * lse_row] = whole == 0 ? minus_infinity() : (top[r] + logarithm(whole)) * LOG_2<real>;
+            lse[query * lse_row] = lse_of(top[r], whole);
     }
 }

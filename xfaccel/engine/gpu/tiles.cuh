@@ -1,8 +1,8 @@
 // The tile list on the GPU: which keys the queries of a block see, and what is added to their scores.
 //
-// `xfaccel.engine.tiles` says what a tile list is. An operand is four arguments: the address of its first number,
-// the offsets of its leading entries, and the strides of rows and columns; offsets and strides count numbers, not
-// bytes, and have 64 bits. An operand that a call lacks has the address 0.
+// `xfaccel.engine.tiles` says what a tile list is. An operand is four arguments: the address of its first
+// number, the offsets of its leading entries, and the strides of rows and columns; offsets and strides count
+// numbers, not bytes, and have 64 bits. An operand that a call lacks has the address 0.
 #pragma once
 #include "primitives.cuh"
 
@@ -39,8 +39,8 @@ template <int KEYS> struct Walk {
 
     DEVICE Walk(const i64* segments, const i64* offsets, const unsigned char* mask, i64 column, int lanes)
         : segment(segments + 6 * offsets[0]), end(segments + 6 * offsets[1]), mask(mask), column(column),
-          lanes(lanes), first(0), step(0), length(0), low(0), high(0), words(-1), begin(-KEYS), lower(0), upper(0),
-          there(0) {}
+          lanes(lanes), first(0), step(0), length(0), low(0), high(0), words(-1), begin(-KEYS), lower(0),
+          upper(0), there(0) {}
 
     // go on to the next tile of which any query sees any key; false if there is none
     DEVICE bool next() {
@@ -91,7 +91,7 @@ struct Pairs {
     i64 mask_row, mask_column;
     const stored* bias;
     i64 bias_row, bias_column;
-    const stored* table;  // bias by distance: entry 0 belongs to key - query = nearest, the last is `farthest`
+    const stored* table;  // bias by distance: entry 0 is that of key - query = nearest, the last `farthest`
     i64 table_row, table_column, nearest, farthest;
     const i64* q_label;   // a pair is hidden where low <= key's - query's <= high for any of the labels
     i64 q_label_row;
@@ -100,8 +100,8 @@ struct Pairs {
     const i64* limits;
     i64 labels;
 
-    // what is added to the scores of a query, in units of log 2, and -infinity where a pair is hidden; `key` gives
-    // the key of each, or -1 where there is none
+    // what is added to the scores of a query, in units of log 2, and -infinity where a pair is hidden; `key`
+    // gives the key of each, or -1 where there is none
     template <int N, class Key> DEVICE void add(real (&s)[N], i64 query, const Key& key) const {
 #define XF_EACH _Pragma("unroll") for (int j = 0; j < N; ++j) if (key(j) >= 0)
         if (bias) XF_EACH s[j] += widen(bias[query * bias_row + key(j) * bias_column]) * LOG2_E<real>;
@@ -118,14 +118,16 @@ struct Pairs {
     }
 };
 
-// One step of the online softmax, of a row that LANES neighbouring lanes share: scores become weights, `top` the
-// largest score so far, `total` this lane's share of the sum of weights. Returns what earlier weights shrink by.
+// One step of the online softmax, of a row that LANES neighbouring lanes share: scores become weights, `top`
+// the largest score so far, `total` this lane's share of the sum of weights. Returns what earlier weights
+// shrink by.
 template <int LANES, int COUNT> DEVICE real soften(real (&s)[COUNT], real& top, real& total) {
     real most = s[0];
 #pragma unroll
     for (int j = 1; j < COUNT; ++j) most = largest(most, s[j]);
     most = largest(top, group_largest<LANES>(most));
-    // a row that has seen nothing keeps -infinity; 2 to the (-infinity - 0) is 0, (-infinity + infinity) is NaN
+    // a row that has seen nothing keeps -infinity; 2 to the (-infinity - 0) is 0, (-infinity + infinity) is
+    // NaN
     const real reference = most == minus_infinity() ? real(0) : most;
     const real shrink = power(top - reference);
     top = most;
@@ -137,4 +139,9 @@ template <int LANES, int COUNT> DEVICE real soften(real (&s)[COUNT], real& top, 
     }
     total = total * shrink + sum;
     return shrink;
+}
+
+// the logarithm of a row's denominator, of which `whole` is all lanes' sum
+DEVICE real lse_of(real top, real whole) {
+    return whole == 0 ? minus_infinity() : (top + logarithm(whole)) * LOG_2<real>;
 }
