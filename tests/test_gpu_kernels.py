@@ -109,11 +109,11 @@ def compared(out, call, args, dtype, what="", **options):
 
 
 def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, bias=None, distance=None,
-            labels=None, scale=None):
+            labels=None, order=None, into=None, scale=None):
     """What `xfaccel.engine.softmax.attend` does, on the GPU."""
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    n, d, e = q.shape[-2], q.shape[-1], v.shape[-1]
-    out, lse = blank((*lead, n, e), v.dtype), blank((*lead, n), launch.real(dtype))
+    n, d, e = q.shape[-2] if order is None else order[0].shape[-1], q.shape[-1], v.shape[-1]
+    out, lse = into or (blank((*lead, n, e), v.dtype), blank((*lead, n), launch.real(dtype)))
     rows = lambda x: None if x is None else launch.operand(x, lead)
     plane_of = np.broadcast_to(np.arange(math.prod(planes)).reshape(planes), lead).ravel()
     loader.run(launch.softmax(
@@ -122,8 +122,10 @@ def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, b
         key_mask=rows(None if key_mask is None else key_mask[..., None, :]),
         mask=rows(mask), bias=rows(bias),
         distance=None if distance is None else (rows(distance[0]), *distance[1:]),
-        labels=None if labels is None else (rows(labels[0]), rows(labels[1]), labels[2])))
-    return read(out), read(lse)
+        labels=None if labels is None else (rows(labels[0]), rows(labels[1]), labels[2]),
+        order=None if order is None else tuple(rows(x[..., None, :]) for x in order),
+        so_far=rows(lse[..., None]) if into else None))
+    return (number(out), lse) if into else (read(out), read(lse))
 
 
 def of_pattern(pattern):
@@ -226,6 +228,29 @@ def test_softmax(case):
 @pytest.mark.parametrize("case", CASES)
 def test_softmax_on_matrix_units(case):
     check_softmax(case, "bfloat16")
+
+
+@pytest.mark.parametrize("dtype, e", [("float32", 36), ("float32", 290), ("bfloat16", 36), ("bfloat16", 290)])
+def test_softmax_of_rows_in_any_order_joined_with_results_so_far(dtype, e):
+    """The keys below 60 come first; those from there on in an order of their own, and the queries too.
+
+    Head 0 has seen no keys yet, and of those to come labels hide some.
+    """
+    n, m, rng = 100, 200, np.random.default_rng(11)
+    q, k, v = operands(rng, dtype, n=n, m=m, e=e)
+    key_mask = np.ones((1, 2, m), bool)
+    key_mask[:, 0, :60] = False
+    early = [x[..., :60, :] for x in (k, v)]
+    so_far = softmax(q, *early, everything(n, 60), dtype, key_mask=key_mask[..., :60])
+    out = np.ascontiguousarray(stored(so_far[0], dtype))
+    order = (rng.permuted(np.tile(np.arange(n), (1, 2, 1)), axis=-1),
+             rng.permuted(np.tile(np.arange(60, m), (1, 2, 1)), axis=-1))
+    own, other = rng.integers(0, 9, (1, 2, 1, n)), rng.integers(0, 9, (1, 1, 1, m))
+    seen = np.abs(other - own.swapaxes(-1, -2)) > 1
+    seen[..., :60] = True
+    out = softmax(q, k, v, everything(n, m - 60), dtype, order=order, into=(out, so_far[1].copy()),
+                  labels=(own, other, np.array([[-1, 1]])))
+    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v, key_mask=key_mask, mask=seen), (q, k, v), dtype)
 
 
 @pytest.mark.parametrize("dtype, d, e", [

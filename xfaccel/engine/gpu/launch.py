@@ -58,31 +58,37 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
             e: int, tile_list: TileList, plane_of: np.ndarray, scale: float, put: Put,
             key_mask: Operand | None = None, mask: Operand | None = None, bias: Operand | None = None,
             distance: tuple[Operand, int, int] | None = None,
-            labels: tuple[Operand, Operand, Array] | None = None) -> Launch:
+            labels: tuple[Operand, Operand, Array] | None = None,
+            order: tuple[Operand, Operand] | None = None, so_far: Operand | None = None) -> Launch:
     """What `xfaccel.engine.cpu.softmax.run` does, for operands whose numbers are of the type called `dtype`.
 
     The last axes of q, k, v and out have to be dense. For float16 and bfloat16 the lse is of float32; they
-    take the matrix units where d is at most 256.
+    take the matrix units where d is at most 256. `order` has rows (1, n) and (1, m) of int64; `so_far` is the
+    lse of the results for other keys which `out` and `lse` already hold, and which these are joined with.
     """
     matrix = dtype in HALF and d <= WIDTHS[-1]
     width = padded(max(d, e) if matrix else e, dtype)
     pairs = any(x is not None for x in (mask, bias, distance, labels))
+    grid = len(q.offsets) * tile_list.slots, _stretches(e, width)
+    if so_far and grid[1] > 1:  # some blocks would read what others write
+        so_far = so_far._replace(array=so_far.array.copy())
     table, nearest, farthest = distance or (None, 0, 0)
     q_labels, k_labels, limits = labels or (None, None, np.uint64(0))
     arguments = (
         *_rows(put, q, k, v, out, lse, key_mask, mask, bias, table), np.int64(nearest), np.int64(farthest),
         *_rows(put, q_labels, k_labels), limits, np.int64(len(limits) if labels else 0),
+        *_rows(put, *(order or (None, None)), so_far),
         put(tile_list.planes), put(plane_of), *(put(part) for part in tile_list[1:5]),
         *map(np.int64, (tile_list.slots, d, e)), real(dtype)(scale * math.log2(math.e)))
     if matrix:
-        keys = 64 if width < (128 if pairs else 256) else 32
+        keys = (64 if width < 256 else 32) // (2 if pairs else 1)
         shared, threads = 2 * width * (TILE + 4 * keys), 32 * _WARPS
     else:
         # the registers of so many threads hold the sums
         shared, threads = 0, 32 * _WARPS * (1 if width * real(dtype)().itemsize < 512 else 2)
     return Launch("softmax_mma.cu" if matrix else "softmax.cu",
                   (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_PAIRS_SAID", int(pairs))),
-                  (len(q.offsets) * tile_list.slots, _stretches(e, width)), threads, shared, arguments)
+                  grid, threads, shared, arguments)
 
 
 def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, indices: Operand, *,

@@ -46,25 +46,45 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
     real* const own = weights + y * WEIGHTS + x;  // from here lie this thread's scores, 16 columns apart
     const i64 column = i64(blockIdx.y) * XF_WIDTH;
 
-    const stored* q = XF_ENTRY(q) + first * q_row;
+    const Order q_at{XF_ENTRY(q_order)}, k_at{XF_ENTRY(k_order)};
+    const stored* q = XF_ENTRY(q);
     const stored* k = XF_ENTRY(k);
     const stored* v = XF_ENTRY(v);
+    stored* const out = XF_ENTRY(out) + column;
+    // results that are joined with those so far lie where their queries do
+    const real* const known = XF_ENTRY(so_far);
+    const auto place_of = [&](int lane) {
+        const i64 query = first + lane * step;
+        return known ? q_at(query) : query;
+    };
 #if XF_PAIRS_SAID
     const Pairs pairs = XF_PAIRS;
 #endif
     real sums[ROWS][OUTPUTS] = {}, top[ROWS], total[ROWS] = {};
 #pragma unroll
-    for (int i = 0; i < ROWS; ++i) top[i] = minus_infinity();
+    for (int i = 0; i < ROWS; ++i) {
+        top[i] = minus_infinity();
+        if (!known || y + DOWN * i >= count) continue;
+        const i64 place = place_of(y + DOWN * i);
+        top[i] = known[place * so_far_row] * LOG2_E<real>;
+        total[i] = x == 0 && top[i] > minus_infinity();
+#pragma unroll
+        for (int c = 0; c < OUTPUTS; ++c) {
+            const int c_out = column_of(OUTPUTS, x, c);
+            if (column + c_out < e) sums[i][c] = widen(out[place * out_row + c_out]);
+        }
+    }
 
     Walk<KEYS> walk(segments, offsets + tile, XF_ENTRY(key_mask), key_mask_column, count);
     while (walk.next()) {
         real s[ROWS][COLUMNS] = {};
         for (i64 c = 0; c < d; c += SLICE) {
             __syncthreads();  // the slices before have been read
-            load_slice<QUERIES>(slices, c, d,
-                                [&](int r) { return r < count ? q + r * step * q_row : nullptr; });
+            load_slice<QUERIES>(slices, c, d, [&](int r) {
+                return r < count ? q + q_at(first + r * step) * q_row : nullptr;
+            });
             load_slice<KEYS>(slices + QUERIES * LINE, c, d,
-                             [&](int t) { return walk.has(t) ? k + walk.key(t) * k_row : nullptr; });
+                             [&](int t) { return walk.has(t) ? k + k_at(walk.key(t)) * k_row : nullptr; });
             __syncthreads();
             multiply_rows<SLICE, LINE, DOWN>(slices, slices + QUERIES * LINE, y, x, s);
         }
@@ -114,27 +134,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
                 const int t = t0 + i / XF_WIDTH, c = i % XF_WIDTH;
                 // a hidden key's value may be NaN, and 0 * NaN would not be 0
                 const bool there = walk.has(t) && column + c < e;
-                slices[i] = there ? widen(v[walk.key(t) * v_row + column + c]) : real(0);
+                slices[i] = there ? widen(v[k_at(walk.key(t)) * v_row + column + c]) : real(0);
             }
             __syncthreads();
             multiply_add_rows<PORTION, WEIGHTS, DOWN>(weights + t0, slices, y, x, sums);
         }
     }
 
-    stored* out = XF_ENTRY(out) + column;
-    real* lse = XF_ENTRY(lse);
+    real* const lse = XF_ENTRY(lse);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) {
         const int lane = y + DOWN * i;
         const real whole = group_sum<ACROSS>(total[i]), share = whole == 0 ? real(0) : 1 / whole;
-        const i64 query = first + lane * step;
         if (lane >= count) continue;
+        const i64 place = place_of(lane);
 #pragma unroll
         for (int c = 0; c < OUTPUTS; ++c) {
-            const int place = column_of(OUTPUTS, x, c);
-            if (column + place < e) narrow(sums[i][c] * share, out[query * out_row + place]);
+            const int c_out = column_of(OUTPUTS, x, c);
+            if (column + c_out < e) narrow(sums[i][c] * share, out[place * out_row + c_out]);
         }
         if (lse && x == 0 && blockIdx.y == 0)
-            lse[query * lse_row] = lse_of(top[i], whole);
+            lse[place * lse_row] = lse_of(top[i], whole);
     }
 }

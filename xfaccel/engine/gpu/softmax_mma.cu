@@ -13,7 +13,7 @@
 
 constexpr int THREADS = 128, WARP_ROWS = 16;
 // in a tile: so many that 96 KiB are enough, and the registers too
-constexpr int KEYS = XF_WIDTH < (XF_PAIRS_SAID ? 128 : 256) ? 64 : 32;
+constexpr int KEYS = (XF_WIDTH < 256 ? 64 : 32) / (XF_PAIRS_SAID ? 2 : 1);
 constexpr int PIECES = XF_WIDTH / 8;            // of 8 numbers, in a row
 constexpr int STEPS = XF_WIDTH / 16;            // matrix steps along a row
 constexpr int BUFFER = KEYS * XF_WIDTH;
@@ -44,9 +44,7 @@ DEVICE void load_rows(stored* to, i64 column, i64 width, bool whole, const store
     }
 }
 
-DEVICE bool is_whole(const stored* first, i64 row, i64 step) {
-    return u64(first) % 16 == 0 && row * step % 8 == 0;
-}
+DEVICE bool is_whole(const stored* first, i64 row) { return u64(first) % 16 == 0 && row % 8 == 0; }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGUMENTS) {
     extern __shared__ __align__(128) stored rows[];  // queries, two tiles of keys, two of values
@@ -62,30 +60,50 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
     stored* const keys = rows + QUERIES * XF_WIDTH;
     stored* const values = keys + 2 * BUFFER;
 
-    const stored* q = XF_ENTRY(q) + first * q_row;
+    const Order q_at{XF_ENTRY(q_order)}, k_at{XF_ENTRY(k_order)};
+    const stored* q = XF_ENTRY(q);
     const stored* k = XF_ENTRY(k);
     const stored* v = XF_ENTRY(v);
-    const bool k_whole = is_whole(k, k_row, 1), v_whole = is_whole(v, v_row, 1);
+    const bool k_whole = is_whole(k, k_row), v_whole = is_whole(v, v_row);
+    stored* const out = XF_ENTRY(out) + column;
+    // results that are joined with those so far lie where their queries do
+    const real* const known = XF_ENTRY(so_far);
+    const auto place_of = [&](int lane) {
+        const i64 query = first + lane * step;
+        return known ? q_at(query) : query;
+    };
 #if XF_PAIRS_SAID
     const Pairs pairs = XF_PAIRS;
 #endif
     // this lane has two rows of scores and sums: of lane / 4 and 8 further
     const int own_lane = warp * WARP_ROWS + lane / 4;
     float sums[2][4 * STEPS] = {}, top[2] = {minus_infinity(), minus_infinity()}, total[2] = {};
+    // of which those numbered j are of this column or key
+    const auto number = [&](int j) { return j / 2 * 8 + lane % 4 * 2 + j % 2; };
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        if (!known || own_lane + 8 * r >= count) continue;
+        const i64 place = place_of(own_lane + 8 * r);
+        top[r] = known[place * so_far_row] * LOG2_E<real>;
+        total[r] = lane % 4 == 0 && top[r] > minus_infinity();
+#pragma unroll
+        for (int j = 0; j < 4 * STEPS; ++j)
+            if (column + number(j) < e) sums[r][j] = widen(out[place * out_row + number(j)]);
+    }
 
     Walk<KEYS> next(segments, offsets + tile, XF_ENTRY(key_mask), key_mask_column, count);
     auto load = [&](int buffer) {
         const auto row = [&](const stored* x, i64 stride, int t) {
             // a hidden key's value may be NaN, and 0 * NaN would not be 0
-            return next.has(t) ? x + next.key(t) * stride : nullptr;
+            return next.has(t) ? x + k_at(next.key(t)) * stride : nullptr;
         };
         load_rows<KEYS>(keys + buffer * BUFFER, 0, d, k_whole, k, [&](int t) { return row(k, k_row, t); });
         load_rows<KEYS>(values + buffer * BUFFER, column, e, v_whole, v,
                         [&](int t) { return row(v, v_row, t); });
     };
     bool more = next.next();
-    load_rows<QUERIES>(queries, 0, d, is_whole(q, q_row, step), q,
-                       [&](int r) { return r < count ? q + r * step * q_row : nullptr; });
+    load_rows<QUERIES>(queries, 0, d, is_whole(q, q_row), q,
+                       [&](int r) { return r < count ? q + q_at(first + r * step) * q_row : nullptr; });
     if (more) load(0);
     copies_commit();
     for (int buffer = 0; more; buffer ^= 1) {
@@ -110,7 +128,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
                 multiply_add(s, 2 * t + 1, a, b[2], b[3], stored());
             }
         }
-        const auto number = [&](int j) { return j / 2 * 8 + lane % 4 * 2 + j % 2; };  // of the key of s[.][j]
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
 #pragma unroll
@@ -154,19 +171,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
         __syncthreads();  // the buffer has been read, and may be filled anew
     }
 
-    stored* out = XF_ENTRY(out) + column;
-    real* lse = XF_ENTRY(lse);
+    real* const lse = XF_ENTRY(lse);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const float whole = group_sum<4>(total[r]), share = whole == 0 ? 0 : 1 / whole;
-        const i64 query = first + (own_lane + 8 * r) * step;
         if (own_lane + 8 * r >= count) continue;
+        const i64 place = place_of(own_lane + 8 * r);
 #pragma unroll
-        for (int j = 0; j < 4 * STEPS; ++j) {
-            const int c = j / 2 * 8 + lane % 4 * 2 + j % 2;
-            if (column + c < e) narrow(sums[r][j] * share, out[query * out_row + c]);
-        }
+        for (int j = 0; j < 4 * STEPS; ++j)
+            if (column + number(j) < e) narrow(sums[r][j] * share, out[place * out_row + number(j)]);
         if (lse && lane % 4 == 0 && blockIdx.y == 0)
-            lse[query * lse_row] = lse_of(top[r], whole);
+            lse[place * lse_row] = lse_of(top[r], whole);
     }
 }

@@ -18,13 +18,20 @@ constexpr int QUERIES = 64;  // in a tile
     XF_ROWS(real, lse), XF_ROWS(const unsigned char, key_mask), XF_ROWS(const unsigned char, mask), \
     XF_ROWS(const stored, bias), XF_ROWS(const stored, table), const i64 nearest, const i64 farthest, \
     XF_ROWS(const i64, q_label), XF_ROWS(const i64, k_label), const i64* const limits, const i64 labels, \
+    XF_ROWS(const i64, q_order), XF_ROWS(const i64, k_order), XF_ROWS(const real, so_far), \
     const i64* const planes, const i64* const plane_of, const i64* const tiles, const i64* const offsets, \
     const i64* const segments, const i64* const masks, const i64 slots, const i64 d, const i64 e, \
     const real scale
 #define XF_PAIRS { \
     XF_ENTRY(mask), mask_row, mask_column, XF_ENTRY(bias), bias_row, bias_column, \
     XF_ENTRY(table), table_row, table_column, nearest, farthest, \
-    XF_ENTRY(q_label), q_label_row, XF_ENTRY(k_label), k_label_row, limits, labels}
+    XF_ENTRY(q_label), q_label_row, XF_ENTRY(k_label), k_label_row, limits, labels, q_at, k_at}
+
+// Where the rows of a sequence lie: one behind the other, or where an order says.
+struct Order {
+    const i64* places;
+    DEVICE i64 operator()(i64 row) const { return places ? places[row] : row; }
+};
 
 // The tiles of up to KEYS keys, one after another, that the queries of a tile see; the same in all threads.
 template <int KEYS> struct Walk {
@@ -99,6 +106,7 @@ struct Pairs {
     i64 k_label_row;
     const i64* limits;
     i64 labels;
+    Order q_at, k_at;     // where the labels lie
 
     // what is added to the scores of a query, in units of log 2, and -infinity where a pair is hidden; `key`
     // gives the key of each, or -1 where there is none
@@ -110,8 +118,10 @@ struct Pairs {
             s[j] += widen(table[query * table_row + apart * table_column]) * LOG2_E<real>;
         }
         if (mask) XF_EACH if (!mask[query * mask_row + key(j) * mask_column]) s[j] = minus_infinity();
+        const i64 own = labels ? q_at(query) : 0;
         for (i64 which = 0; which < labels; ++which) XF_EACH {
-            const i64 apart = k_label[which * k_label_row + key(j)] - q_label[which * q_label_row + query];
+            const i64 other = k_label[which * k_label_row + k_at(key(j))];
+            const i64 apart = other - q_label[which * q_label_row + own];
             if (limits[2 * which] <= apart && apart <= limits[2 * which + 1]) s[j] = minus_infinity();
         }
 #undef XF_EACH
