@@ -67,9 +67,17 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
     lse of the results for other keys which `out` and `lse` already hold, and which these are joined with.
     """
     matrix = dtype in HALF and d <= WIDTHS[-1]
-    width = padded(max(d, e) if matrix else e, dtype)
     pairs = any(x is not None for x in (mask, bias, distance, labels))
-    grid = len(q.offsets) * tile_list.slots, _stretches(e, width)
+    if matrix:
+        width = padded(max(d, min(e, 128)), dtype)
+        stretch = min(width, 128)
+        keys = 32 if pairs or width == 256 else 64
+        shared, threads = 2 * (TILE * width + 2 * keys * (width + stretch)), 32 * _WARPS
+    else:
+        width = stretch = padded(e, dtype)
+        # the registers of so many threads hold the sums
+        shared, threads = 0, 32 * _WARPS * (1 if width * real(dtype)().itemsize < 512 else 2)
+    grid = len(q.offsets) * tile_list.slots, _stretches(e, stretch)
     if so_far and grid[1] > 1:  # some blocks would read what others write
         so_far = so_far._replace(array=so_far.array.copy())
     table, nearest, farthest = distance or (None, 0, 0)
@@ -80,12 +88,6 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
         *_rows(put, *(order or (None, None)), so_far),
         put(tile_list.planes), put(plane_of), *(put(part) for part in tile_list[1:5]),
         *map(np.int64, (tile_list.slots, d, e)), real(dtype)(scale * math.log2(math.e)))
-    if matrix:
-        keys = (64 if width < 256 else 32) // (2 if pairs else 1)
-        shared, threads = 2 * width * (TILE + 4 * keys), 32 * _WARPS
-    else:
-        # the registers of so many threads hold the sums
-        shared, threads = 0, 32 * _WARPS * (1 if width * real(dtype)().itemsize < 512 else 2)
     return Launch("softmax_mma.cu" if matrix else "softmax.cu",
                   (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_PAIRS_SAID", int(pairs))),
                   grid, threads, shared, arguments)
@@ -133,7 +135,7 @@ def real(dtype: str) -> type[np.floating]:
 
 
 def padded(width: int, dtype: str) -> int:
-    """The width that a kernel is specialised on; wider outputs are computed in stretches of it."""
+    """The width that a kernel is specialised on; wider outputs are computed in stretches."""
     widest = 128 if dtype == "float64" else WIDTHS[-1]
     return next((each for each in WIDTHS if width <= each < widest), widest)
 

@@ -45,6 +45,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
     const int y = threadIdx.x / ACROSS, x = threadIdx.x % ACROSS;
     real* const own = weights + y * WEIGHTS + x;  // from here lie this thread's scores, 16 columns apart
     const i64 column = i64(blockIdx.y) * XF_WIDTH;
+    const int columns = int(min(e - column, i64(XF_WIDTH)));  // of the output, that there are
 
     const Order q_at{XF_ENTRY(q_order)}, k_at{XF_ENTRY(k_order)};
     const stored* q = XF_ENTRY(q);
@@ -68,11 +69,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
         const i64 place = place_of(y + DOWN * i);
         top[i] = known[place * so_far_row] * LOG2_E<real>;
         total[i] = x == 0 && top[i] > minus_infinity();
+        const stored* const row = out + place * out_row;
 #pragma unroll
-        for (int c = 0; c < OUTPUTS; ++c) {
-            const int c_out = column_of(OUTPUTS, x, c);
-            if (column + c_out < e) sums[i][c] = widen(out[place * out_row + c_out]);
-        }
+        for (int c = 0; c < OUTPUTS; ++c)
+            if (column_of(OUTPUTS, x, c) < columns) sums[i][c] = widen(row[column_of(OUTPUTS, x, c)]);
     }
 
     Walk<KEYS> walk(segments, offsets + tile, XF_ENTRY(key_mask), key_mask_column, count);
@@ -83,8 +83,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
             load_slice<QUERIES>(slices, c, d, [&](int r) {
                 return r < count ? q + q_at(first + r * step) * q_row : nullptr;
             });
-            load_slice<KEYS>(slices + QUERIES * LINE, c, d,
-                             [&](int t) { return walk.has(t) ? k + k_at(walk.key(t)) * k_row : nullptr; });
+            load_slice<KEYS>(slices + QUERIES * LINE, c, d, [&](int t) {
+                return walk.here.has(t) ? k + k_at(walk.here.key(t)) * k_row : nullptr;
+            });
             __syncthreads();
             multiply_rows<SLICE, LINE, DOWN>(slices, slices + QUERIES * LINE, y, x, s);
         }
@@ -92,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
         for (int i = 0; i < ROWS; ++i)
 #pragma unroll
             for (int j = 0; j < COLUMNS; ++j) s[i][j] *= scale;
-        if (XF_PAIRS_SAID || !walk.full()) {
+        if (XF_PAIRS_SAID || !walk.here.full()) {
             // what single pairs meet is done in shared memory, one after another: registers hold them all
 #pragma unroll
             for (int i = 0; i < ROWS; ++i)
@@ -101,15 +102,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #pragma unroll 1
             for (int j = 0; j < COLUMNS; ++j) {
                 const int t = x + ACROSS * j;
-                const u64 word = walk.word(masks, t);
+                const u64 word = walk.here.word(masks, t);
 #pragma unroll 1
                 for (int i = 0; i < ROWS; ++i) {
                     const int lane = y + DOWN * i;
                     real score[1] = {own[i * DOWN * WEIGHTS + ACROSS * j]};
-                    if (!walk.sees(lane, t, word)) score[0] = minus_infinity();
+                    if (!walk.here.sees(lane, t, word)) score[0] = minus_infinity();
 #if XF_PAIRS_SAID
                     else if (lane < count)
-                        pairs.add(score, first + lane * step, [&](int) { return walk.key(t); });
+                        pairs.add(score, first + lane * step, [&](int) { return walk.here.key(t); });
 #endif
                     own[i * DOWN * WEIGHTS + ACROSS * j] = score[0];
                 }
@@ -127,14 +128,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #pragma unroll
             for (int j = 0; j < COLUMNS; ++j) own[i * DOWN * WEIGHTS + ACROSS * j] = s[i][j];
         }
-        for (int t0 = 0; t0 < KEYS && walk.there >> t0; t0 += PORTION) {
+        for (int t0 = 0; t0 < KEYS && walk.here.there >> t0; t0 += PORTION) {
             __syncthreads();  // what lay in the slices has been read, the weights have been written
 #pragma unroll 4
             for (int i = threadIdx.x; i < VALUES; i += THREADS) {
                 const int t = t0 + i / XF_WIDTH, c = i % XF_WIDTH;
                 // a hidden key's value may be NaN, and 0 * NaN would not be 0
-                const bool there = walk.has(t) && column + c < e;
-                slices[i] = there ? widen(v[k_at(walk.key(t)) * v_row + column + c]) : real(0);
+                const bool there = walk.here.has(t) && c < columns;
+                slices[i] = there ? widen(v[k_at(walk.here.key(t)) * v_row + column + c]) : real(0);
             }
             __syncthreads();
             multiply_add_rows<PORTION, WEIGHTS, DOWN>(weights + t0, slices, y, x, sums);
@@ -148,11 +149,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
         const real whole = group_sum<ACROSS>(total[i]), share = whole == 0 ? real(0) : 1 / whole;
         if (lane >= count) continue;
         const i64 place = place_of(lane);
+        stored* const row = out + place * out_row;
 #pragma unroll
-        for (int c = 0; c < OUTPUTS; ++c) {
-            const int c_out = column_of(OUTPUTS, x, c);
-            if (column + c_out < e) narrow(sums[i][c] * share, out[place * out_row + c_out]);
-        }
+        for (int c = 0; c < OUTPUTS; ++c)
+            if (column_of(OUTPUTS, x, c) < columns)
+                narrow(sums[i][c] * share, row[column_of(OUTPUTS, x, c)]);
         if (lse && x == 0 && blockIdx.y == 0)
             lse[place * lse_row] = lse_of(top[i], whole);
     }

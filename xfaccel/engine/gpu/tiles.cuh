@@ -33,51 +33,14 @@ struct Order {
     DEVICE i64 operator()(i64 row) const { return places ? places[row] : row; }
 };
 
-// The tiles of up to KEYS keys, one after another, that the queries of a tile see; the same in all threads.
-template <int KEYS> struct Walk {
-    const i64 *segment, *end;   // the segment to come, and the end of the last
-    const unsigned char* mask;  // the key mask of the entry, or 0
-    i64 column;                 // from one key to the next in it
-    int lanes;                  // queries
-    i64 first, step, length, low, high, words;  // the segment that this tile is in
-    i64 begin;                  // the place of the tile's first key in it
-    int lower, upper;           // lane l sees the key t of the tile iff lower <= t - l <= upper
-    u64 there;                  // bit t: key t exists and the key mask shows it
+// A tile of up to KEYS keys of a segment.
+template <int KEYS> struct KeyTile {
+    i64 first, step;   // key t of the tile is first + t step
+    i64 words;         // masks[words + t] has the bits of the lanes that see it; below 0 there are none
+    int lower, upper;  // lane l sees key t iff lower <= t - l <= upper, as far as the bits allow
+    u64 there;         // bit t: key t exists, and the key mask shows it
 
-    DEVICE Walk(const i64* segments, const i64* offsets, const unsigned char* mask, i64 column, int lanes)
-        : segment(segments + 6 * offsets[0]), end(segments + 6 * offsets[1]), mask(mask), column(column),
-          lanes(lanes), first(0), step(0), length(0), low(0), high(0), words(-1), begin(-KEYS), lower(0),
-          upper(0), there(0) {}
-
-    // go on to the next tile of which any query sees any key; false if there is none
-    DEVICE bool next() {
-        for (begin += KEYS;; begin += KEYS) {
-            while (begin >= length) {
-                if (segment == end) return false;
-                first = segment[0], step = segment[1], length = segment[2];
-                low = segment[3], high = segment[4], words = segment[5];
-                segment += 6;
-                begin = 0;
-            }
-            const int keys = int(min(length - begin, i64(KEYS)));
-            if (begin - (lanes - 1) > high || begin + keys - 1 < low) continue;
-            lower = int(max(low - begin, i64(-QUERIES)));
-            upper = int(min(high - begin, i64(KEYS)));
-            there = ~u64(0) >> (64 - keys);
-            if (mask) there &= shown(keys);
-            if (there) return true;
-        }
-    }
-    DEVICE u64 shown(int keys) const {
-        u64 bits = 0;
-#pragma unroll
-        for (int half = 0; half < KEYS; half += 32) {
-            const int t = half + threadIdx.x % 32;
-            bits |= u64(__ballot_sync(ALL_LANES, t < keys && mask[key(t) * column])) << half;
-        }
-        return bits;
-    }
-    DEVICE i64 key(int t) const { return first + (begin + t) * step; }
+    DEVICE i64 key(int t) const { return first + t * step; }
     DEVICE bool has(int t) const { return there >> t & 1; }
     // every lane sees every key
     DEVICE bool full() const {
@@ -85,10 +48,57 @@ template <int KEYS> struct Walk {
     }
     // the lanes that see key t
     DEVICE u64 word(const i64* masks, int t) const {
-        return !has(t) ? 0 : words < 0 ? ~u64(0) : u64(masks[words + begin + t]);
+        return !has(t) ? 0 : words < 0 ? ~u64(0) : u64(masks[words + t]);
     }
     DEVICE bool sees(int lane, int t, u64 word) const {
         return word >> lane & 1 && lower <= t - lane && t - lane <= upper;
+    }
+};
+
+// The key tiles of a tile of queries, one after another; the same in all threads.
+template <int KEYS> struct Walk {
+    const i64 *segment, *end;   // the segment that the walk is in, and the end of the last
+    const unsigned char* mask;  // the key mask of the entry, or 0
+    i64 column;                 // from one key to the next in it
+    i64 begin;                  // the place of the tile in the segment
+    int lanes;                  // queries
+    KeyTile<KEYS> here;
+
+    DEVICE Walk(const i64* segments, const i64* offsets, const unsigned char* mask, i64 column, int lanes)
+        : segment(segments + 6 * offsets[0]), end(segments + 6 * offsets[1]), mask(mask), column(column),
+          begin(-KEYS), lanes(lanes), here() {}
+
+    // go on to the next tile of which any query sees any key; false if there is none
+    DEVICE bool next() {
+        for (begin += KEYS; segment != end;) {
+            const i64 length = segment[2], low = segment[3], high = segment[4];
+            if (begin >= length) {
+                segment += 6;
+                begin = 0;
+                continue;
+            }
+            const int keys = int(min(length - begin, i64(KEYS)));
+            here.lower = int(max(low - begin, i64(-QUERIES)));
+            here.upper = int(min(high - begin, i64(KEYS)));
+            here.step = segment[1];
+            here.first = segment[0] + begin * here.step;
+            here.words = segment[5] < 0 ? -1 : segment[5] + begin;
+            here.there = ~u64(0) >> (64 - keys);
+            if (begin - (lanes - 1) > high || begin + keys - 1 < low) here.there = 0;
+            else if (mask) here.there &= shown(keys);
+            if (here.there) return true;
+            begin += KEYS;
+        }
+        return false;
+    }
+    DEVICE u64 shown(int keys) const {
+        u64 bits = 0;
+#pragma unroll
+        for (int half = 0; half < KEYS; half += 32) {
+            const int t = half + threadIdx.x % 32;
+            bits |= u64(__ballot_sync(ALL_LANES, t < keys && mask[here.key(t) * column])) << half;
+        }
+        return bits;
     }
 };
 
