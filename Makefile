@@ -4,11 +4,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help arena test coverage mutate lint bench-check bench peers golden check clean
+.PHONY: help arena test proof proof-all coverage mutate lint bench-check bench peers golden check clean
 
 help:
 	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification"
 	@echo "make test    the test suite, then the part of it that also runs without compilation"
+	@echo "make proof   CUDA kernels in an interpreter of their PTX, every access checked; needs no GPU"
+	@echo "make proof-all   the same, and each form of each kernel compiled for every architecture"
 	@echo "make coverage   lines and branches of the specification that no test reaches"
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make lint    ruff"
@@ -38,6 +40,13 @@ test: $(VENV)/.with-test
 	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto --dist worksteal -m unjitted
 	$(RUN) -m pytest -q tests/test_kernels.py  # runs two processes at a time by itself
 	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py
+
+# with -rs it says what it had to skip, and why
+proof: $(VENV)/.with-proof
+	$(RUN) -m pytest -q -rs -n auto --dist worksteal tests/test_ptx*.py tests/test_gpu*.py
+
+proof-all: export XFACCEL_PROOF := all
+proof-all: proof
 
 # the specification alone: a test that runs on both packages runs on xfref
 coverage: $(VENV)/.with-test

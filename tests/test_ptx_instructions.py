@@ -157,7 +157,7 @@ def test_instructions_of_half_precision(kind, text, rng):
 @each_compiler
 def test_conversions_to_half_precision(sm, rng):
     x = rng.uniform(-100, 100, 64).astype(np.float32)
-    x[:2] = np.inf, 1.00390625  # half way between two numbers of bfloat16
+    x[:3] = np.inf, 1 + 1 / 256, 1 + 3 / 256  # each half way between two numbers of bfloat16
     half, brain, single = blank(64, np.float16), blank(64, np.uint16), blank(64, np.float32)
     run("""unsigned r; int i = threadIdx.x;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(x[2 * i + 1]), "f"(x[2 * i])); half[i] = r;
@@ -167,10 +167,38 @@ def test_conversions_to_half_precision(sm, rng):
         [x, half, brain, single], "const float* x, unsigned* half, unsigned* brain, float* single", sm=sm)
     assert np.array_equal(half, x.astype(np.float16)) and np.array_equal(single, x.astype(np.float16))
     near = from_bfloat16(np.asarray(brain))
-    assert near[1] == 1 and np.isinf(near[0]) and (np.abs(near[1:] - x[1:]) <= np.abs(x[1:]) / 256).all()
+    assert near[:3].tolist() == [np.inf, 1, 1 + 4 / 256]
+    assert (np.abs(near[1:] - x[1:]) <= np.abs(x[1:]) / 256).all()
 
 
 # threads that part and meet
+
+
+def test_lanes_meet_at_an_earlier_line():
+    """Those that jump back come late to the shuffle, which waits for them."""
+    module = """.version 9.0
+        .target sm_80
+        .address_size 64
+        .entry late(.param .u64 out) {
+            .reg .pred %p<2>;  .reg .b32 %r<5>;  .reg .b64 %rd<4>;
+            mov.u32 %r1, %tid.x;
+            and.b32 %r2, %r1, 1;
+            setp.eq.u32 %p1, %r2, 1;
+            @%p1 bra $ODD;
+        $MEET:
+            shfl.sync.bfly.b32 %r3, %r1, 1, 31, -1;
+            ld.param.u64 %rd1, [out];
+            mul.wide.u32 %rd2, %r3, 4;
+            add.s64 %rd3, %rd1, %rd2;
+            st.global.u32 [%rd3], %r1;
+            ret;
+        $ODD:
+            add.s32 %r1, %r1, 0;
+            bra.uni $MEET;
+        \n}"""
+    out = blank(32, np.int32)
+    launch(module, "late", 1, 32, [out])
+    assert np.array_equal(out, np.arange(32) ^ 1)
 
 
 @each_compiler

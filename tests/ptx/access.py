@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from .memory import Who
 from .numbers import FORMATS
 from .operands import LOCAL_WINDOW, SHARED_WINDOW, full, reader, writer
 from .parse import Address, Immediate, Register, Symbol
@@ -166,9 +165,10 @@ def copying(program, instruction):
         still = instruction.operands[0].bits
         return lambda team, active: team.wait(active, still)
     hints = {"async", "ca", "cg", "shared", "shared::cta", "global", "L2::64B", "L2::128B", "L2::256B"}
+    if instruction.modifiers[0] != "async" or set(instruction.modifiers) - hints:
+        raise instruction.unknown()
     to, source, width, *size = instruction.operands
-    ignoring = size and isinstance(size[0], Register) and size[0].bits == 1
-    if instruction.modifiers[0] != "async" or set(instruction.modifiers) - hints or ignoring:
+    if size and isinstance(size[0], Register) and size[0].bits == 1:  # whether to ignore the source
         raise instruction.unknown()
     find_to, find_source = addresses(program, instruction, to), addresses(program, instruction, source)
     width = width.bits
@@ -182,15 +182,8 @@ def copying(program, instruction):
             sizes = full(read_size(team), team.size)[active.lanes].astype(np.int64)
         for some in np.unique(sizes[sizes > 0]):
             chosen = sizes == some
-            team.machine.memory.check(select(active.who, chosen), origin[chosen], int(some), align=width)
+            team.machine.memory.check(active.who.select(chosen), origin[chosen], int(some), align=width)
         shared.check(active.who, at, width, write=True, async_copy=True)
-        shared.data[at[:, None] + np.arange(width)] = 0xFF
         team.flights.append(Flight(team, active, at, origin, width, sizes))
 
     return copy
-
-
-def select(who, chosen):
-    """Some of the threads of an access."""
-    numbers = np.flatnonzero(chosen)
-    return Who(*(each[chosen] for each in who[:5]), who.clocks, lambda i: who.where(numbers[i]))

@@ -25,7 +25,7 @@ def branching(program, instruction):
     target = program.kernel.target(instruction.operands[0])
 
     def branch(team, taking, there, here):
-        if taking.all_of(there):
+        if taking is there:
             return target
         team.pc[there.mask] = here + 1
         team.pc[taking.mask] = target

@@ -163,6 +163,11 @@ def tensor_is_right(ptx, schedule="lockstep", m=70, n=37, k=104, kind="bf16"):
     return np.abs(c - of(a) @ of(b).T).max() < 1e-4
 
 
+# of a kernel whose body alone is given
+PARAMETERS = "float* x, float* out"
+THREAD = "int i = blockIdx.x * blockDim.x + threadIdx.x;"
+
+
 def run(body, args, parameters, *, sm=80, grid=1, block=32, shared=0, schedule="lockstep", before=""):
     """Launch a kernel that is given as its parameters and its body."""
     source = f'{before}\nextern "C" __global__ void kernel({parameters}) {{ {body} }}'

@@ -23,7 +23,7 @@ class Blank(np.ndarray):
 
 
 def blank(shape, dtype) -> Blank:
-    """A `Blank`, filled with NaN. What kernels write to it is remembered from launch to launch."""
+    """A `Blank`, filled with NaN. What kernels write to it is remembered; the host should not write to it."""
     array = np.ndarray.__new__(Blank, shape, dtype)
     bytes_of(array)[:] = 0xFF
     array.written = np.zeros(array.nbytes, np.bool_)
@@ -86,7 +86,7 @@ class Device:
             memory.put(place, np.frombuffer(variable.initial, np.uint8))
         for each in self.owners:
             memory.put(self.begins[id(each)], bytes_of(each))
-            if isinstance(each, Blank):
+            if hasattr(each, "written"):
                 memory.unwrite(self.begins[id(each)], each.written)
         for i, each in self.arrays.items():
             memory.allow(*extents[i], each.flags.writeable)
@@ -99,9 +99,13 @@ class Device:
         return self.begins[id(home)] + low - byte_bounds(home)[0], high - low
 
     def unwritten(self):
-        """Bytes of each blank argument that no kernel has written."""
-        return {i: int((~self.memory.written(*self.extent(each))).sum()) for i, each in self.arrays.items()
-                if isinstance(owner(each), Blank)}
+        """Bytes of each blank argument, from its first to its last, that no kernel has written."""
+        found = {}
+        for i, each in self.arrays.items():
+            if hasattr(home := owner(each), "written"):
+                low, high = (end - byte_bounds(home)[0] for end in byte_bounds(each))
+                found[i] = int(np.count_nonzero(~home.written[low:high]))
+        return found
 
     def give_back(self):
         """What the kernel has written, into the arrays of the host."""
@@ -109,8 +113,8 @@ class Device:
             place = self.begins[id(each)]
             if each.flags.writeable:
                 bytes_of(each)[:] = self.memory.data[place:place + each.nbytes]
-            if isinstance(each, Blank):
-                each.written[:] = self.memory.written(place, each.nbytes)
+            if hasattr(each, "written"):
+                each.written |= self.memory.written(place, each.nbytes)
 
 
 def packed(parameter, argument, device):

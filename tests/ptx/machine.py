@@ -19,7 +19,10 @@ LIMIT = 10**7  # instructions of a team; who needs more waits for what does not 
 
 
 class Active:
-    """The threads of a team that execute an instruction; `whole`: no other thread needs the old registers."""
+    """The threads of a team that execute an instruction.
+
+    `whole`: no other thread needs what registers held before; `alone`: none may join these before they wait.
+    """
 
     def __init__(self, team, mask, whole=False, alone=False):
         self.team, self.mask, self.whole, self.alone = team, mask, whole, alone
@@ -41,9 +44,6 @@ class Active:
         """Those of these threads for which it holds; itself, if these are all."""
         mask = self.mask & condition
         return self if np.array_equal(mask, self.mask) else Active(self.team, mask)
-
-    def all_of(self, other):
-        return self is other
 
 
 class Team:
@@ -82,9 +82,8 @@ class Team:
         return self.specials[name]
 
     def who(self, lanes):
-        block, warp, clocks = self.local_block[lanes], self.warp[lanes], self.machine.clocks
-        return Who(self.block[lanes], block, self.thread[lanes], warp, clocks[block, warp, warp], clocks,
-                   lambda i: self.where(lanes[i]))
+        return Who(self.block[lanes], self.local_block[lanes], self.thread[lanes], self.warp[lanes],
+                   self.machine.clocks, lambda i: self.where(lanes[i]))
 
     def where(self, lane=None):
         """The line at which the team is, and a thread."""
@@ -158,8 +157,8 @@ class Team:
             self.here, step, taking = place, steps[place], there
             machine.executed += 1
             if guard := guards[place]:
-                condition = self.registers[guard[0]]
-                taking = there.where(~condition if guard[1] else condition)
+                condition = guard(self)
+                taking = there.where(~condition if program.kernel.code[place].negated else condition)
                 if taking is not there and not taking.mask.any():
                     place += 1
                     if place in leaders and not there.alone:
@@ -236,14 +235,17 @@ class Machine:
         team.demand_all(active)
         if number >= BARRIERS:
             raise instruction.unknown()
-        block, warp = self.advance(team, active)
-        np.add.at(self.arrived, (block, number), 1)
-        np.maximum.at(self.known, (block, number), self.clocks[block, warp])
-        if wait:
-            team.status[active.mask] = WAITING
-            team.barrier[active.mask] = number
         expected = self.warps if threads is None else -(-int(threads) // WARP)
-        self.release(self.arrived[:, number] >= expected, number)
+        # one after the other: there may be more than it takes, for it to be used again
+        for each in np.unique(team.warp[active.lanes]):
+            coming = active.where(team.warp == each)
+            block, warp = self.advance(team, coming)
+            self.arrived[block, number] += 1
+            self.known[block, number] = np.maximum(self.known[block, number], self.clocks[block, warp])
+            if wait:
+                team.status[coming.mask] = WAITING
+                team.barrier[coming.mask] = number
+            self.release(self.arrived[:, number] == expected, number)
 
     def release(self, blocks, number):
         """Those who wait at a barrier where all have arrived know what these knew, and go on."""

@@ -9,8 +9,6 @@ whatever order the interpreter happens to run the warps. Threads that meet at `b
 their whole warp.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from .faults import InFlight, Misaligned, OutOfBounds, Race, Unwritten
@@ -24,35 +22,37 @@ SEVERAL = LANE  # in the place of a lane: more than one lane has read at this cl
 MANY = 1 << 60  # in the place of a whole stamp: more than one block has read
 
 
-class Who(NamedTuple):
-    """The threads of an access, an array each; `local` is the place of the block in `clocks`, see Machine."""
+class Who:
+    """The threads of an access, an array each: block, its place among those that run, thread and warp.
 
-    block: np.ndarray
-    local: np.ndarray
-    thread: np.ndarray
-    warp: np.ndarray
-    clock: np.ndarray
-    clocks: np.ndarray
-    where: object  # what to say of one of them, a function of its index
+    `clocks` are what warps know of each other, see Machine; `where` says of one of the threads which it is.
+    """
 
-    @property
-    def identity(self):
-        return self.block << THREAD_BITS | self.thread
+    def __init__(self, block, local, thread, warp, clocks, where):
+        self.block, self.local, self.thread, self.warp = block, local, thread, warp
+        self.clocks, self.where = clocks, where
+        warps = clocks.shape[1]
+        self.known = (local * warps + warp) * warps  # where in `clocks` that begins which these threads know
+        clock = clocks.reshape(-1)[self.known + warp]
+        self.identity = block << THREAD_BITS | thread
+        self.stamp = (self.identity << CLOCK_BITS | clock) << 1
+        self.read_stamp = ((block + 1) << CLOCK_BITS | clock) << 8 | thread & 31
 
-    @property
-    def stamp(self):
-        return (self.identity << CLOCK_BITS | self.clock) << 1
+    def select(self, chosen):
+        """Some of them."""
+        numbers = np.flatnonzero(chosen)
+        arrays = (each[chosen] for each in (self.block, self.local, self.thread, self.warp))
+        return Who(*arrays, self.clocks, lambda i: self.where(numbers[i]))
 
-    def knows(self, block, warp, clock):
+    def know(self, block, warp, clock):
         """Whether what happened there and then came before what these threads do now."""
-        return (block == self.block) & (self.clocks[self.local, self.warp, warp] > clock)
-
-    def at_read(self):
-        return ((self.block + 1) << CLOCK_BITS | self.clock) << 8 | self.thread & 31
+        return (block == self.block) & (self.clocks.reshape(-1)[self.known + warp] > clock)
 
 
 class Memory:
     """`size` bytes, read and written at places `at`, which are bytes from the beginning."""
+
+    split = False  # whether each block has its own
 
     def __init__(self, name, size, cell, warps):
         self.name, self.cell, self.warps = name, cell, warps
@@ -147,28 +147,28 @@ class Memory:
         other = (stamps != 0) & (identity != who.identity)
         if other.any():
             warp = (identity & (1 << THREAD_BITS) - 1) >> 5
-            came_before = who.knows(identity >> THREAD_BITS, warp, stamps >> 1 & CLOCK)
-            together = stamps & 1 == atomic if atomic else False
-            self.demand(~other | came_before | together, Race, who, at, "another thread wrote it")
+            fine = ~other | who.know(identity >> THREAD_BITS, warp, stamps >> 1 & CLOCK)
+            if atomic:
+                fine |= stamps & 1 == 1
+            self.demand(fine, Race, who, at, "another thread wrote it")
 
     def after_reads(self, who, at, cells):
-        stamps = self.reads[cells]
-        present = stamps != 0
-        if present.any():
-            across = Who(*(x[:, None] for x in who[:5]), *who[5:])
-            warps = np.arange(self.warps)
-            own = (warps == across.warp) & (stamps & LANE == across.thread & 31) & (
-                stamps >> CLOCK_BITS + 8 == across.block + 1)
-            came_before = across.knows((stamps >> CLOCK_BITS + 8) - 1, warps, stamps >> 8 & CLOCK)
-            self.demand((~present | own | came_before).all(-1), Race, who, at, "another thread read it")
+        for warp, stamps in enumerate(np.moveaxis(self.reads[cells], -1, 0)):
+            present = stamps != 0
+            if present.any():
+                own = (stamps >> CLOCK_BITS + 8 == who.block + 1) & (who.warp == warp) & (
+                    stamps & LANE == who.thread & 31)
+                came_before = who.know((stamps >> CLOCK_BITS + 8) - 1, warp, stamps >> 8 & CLOCK)
+                self.demand(~present | own | came_before, Race, who, at, "another thread read it")
 
     def keep_reads(self, who, cells):
         """For each warp the clock of its last read, and by which lane, or that there were several."""
-        reads, slots, mine = self.reads.reshape(-1), cells * self.warps + who.warp, who.at_read()
+        reads, slots, mine = self.reads.reshape(-1), cells * self.warps + who.warp, who.read_stamp
         before = reads[slots]
         now = np.where((before >> 8 == mine >> 8) & (before != mine), mine | SEVERAL, mine)
-        elsewhere = (before != 0) & (before >> CLOCK_BITS + 8 != mine >> CLOCK_BITS + 8)
-        now = np.where(elsewhere, MANY, now)
+        if not self.split:
+            elsewhere = (before != 0) & (before >> CLOCK_BITS + 8 != mine >> CLOCK_BITS + 8)
+            now = np.where(elsewhere, MANY, now)
         reads[slots] = now
         # lanes of one instruction at the same cell: the last has won
         winner = reads[slots]
@@ -192,12 +192,14 @@ class Memory:
 class Split(Memory):
     """Memories of all blocks or of all threads, `stride` bytes each; `regions` of them may be accessed."""
 
+    split = True
+
     def __init__(self, name, stride, cell, warps, count, regions):
         self.stride = -(-stride // WIDEST) * WIDEST
         super().__init__(name, self.stride * count, cell, warps)
-        for owner in range(count):
+        for allowed in (self.may_read, self.may_write):
             for begin, size in regions:
-                self.allow(owner * self.stride + begin, size)
+                allowed.reshape(count, -1)[:, -(-begin // cell):(begin + size) // cell] = True
 
     def place(self, owner, at):
         """Where the address `at` of the memory of `owner` is; negative, which is nowhere, for one outside."""

@@ -13,11 +13,9 @@ from .parse import Immediate, Register, Special, Symbol
 
 
 def reinterpret(value, form):
-    """Bits of one register in another format; of a wider register the low ones."""
+    """Bits of a register in another format: the low ones, or with zeros above."""
     bits = 8 * value.dtype.itemsize
-    if bits > form.bits:
-        value = value.view(UNSIGNED[bits]).astype(UNSIGNED[form.bits])
-    elif bits < form.bits:
+    if bits != form.bits:
         value = value.view(UNSIGNED[bits]).astype(UNSIGNED[form.bits])
     return value.view(form.dtype)
 

@@ -4,9 +4,11 @@ import functools
 
 from . import access, collective
 from .control import CONTROL
-from .operands import computing, moving
+from .numbers import FORMATS
+from .operands import computing, moving, register_reader
 from .parse import parse
 
+PRED = FORMATS["pred"]
 RED_ZONE = 256  # bytes between two arrays, so that a stray access of one does not hit the other
 
 
@@ -40,7 +42,7 @@ class Program:
             self.sizes["param"] = place + each.size
         self.cells = {space: self.smallest_access(space) for space in ("global", "shared", "local")}
         self.steps = [self.decode(each) for each in kernel.code]
-        self.guards = [each.predicate and (each.predicate.index, each.negated) for each in kernel.code]
+        self.guards = [each.predicate and register_reader(each.predicate, PRED) for each in kernel.code]
         self.leaders = set(kernel.labels.values())
 
     def address(self, symbol, instruction):
