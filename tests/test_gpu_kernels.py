@@ -118,7 +118,8 @@ def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, b
     plane_of = np.broadcast_to(np.arange(math.prod(planes)).reshape(planes), lead).ravel()
     loader.run(launch.softmax(
         rows(q), rows(k), rows(v), rows(out), rows(lse[..., None]), dtype=dtype, d=d, e=e,
-        put=loader.resident, tile_list=tile_list, plane_of=plane_of, scale=d**-0.5 if scale is None else scale,
+        put=loader.resident, tile_list=tile_list, plane_of=plane_of,
+        scale=d**-0.5 if scale is None else scale,
         key_mask=rows(None if key_mask is None else key_mask[..., None, :]),
         mask=rows(mask), bias=rows(bias),
         distance=None if distance is None else (rows(distance[0]), *distance[1:]),
@@ -250,7 +251,8 @@ def test_softmax_of_rows_in_any_order_joined_with_results_so_far(dtype, e):
     seen[..., :60] = True
     out = softmax(q, k, v, everything(n, m - 60), dtype, order=order, into=(out, so_far[1].copy()),
                   labels=(own, other, np.array([[-1, 1]])))
-    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v, key_mask=key_mask, mask=seen), (q, k, v), dtype)
+    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v, key_mask=key_mask, mask=seen), (q, k, v),
+             dtype)
 
 
 @pytest.mark.parametrize("dtype, d, e", [

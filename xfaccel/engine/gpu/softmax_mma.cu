@@ -21,8 +21,8 @@ template <int WIDTH> DEVICE int place(int row, int column) {
     return row * WIDTH + 8 * mixed + column % 8;
 }
 
-// COUNT rows x(r), their WIDTH columns from `column` on, with zeros from `width` on and for rows that are null;
-// `whole` says that all rows begin at a multiple of 16 bytes, as `anchor` then does
+// COUNT rows x(r), their WIDTH columns from `column` on, with zeros from `width` on and for rows that are
+// null; `whole` says that all rows begin at a multiple of 16 bytes, as `anchor` then does
 template <int COUNT, int WIDTH, class Row>
 DEVICE void load_rows(stored* to, i64 column, i64 width, bool whole, const stored* anchor, const Row& x) {
 #pragma unroll
