@@ -70,11 +70,14 @@ def number(x):
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
-def operands(rng, dtype, *, n=130, m=200, d=20, e=36, lead=LEAD):
-    """q, k, v, of which all heads share k, and in memory rows are longer than they need to be."""
-    q, k, v = (stored(rng.standard_normal(shape), dtype) for shape in (
-        (*lead, n, d + 3), (lead[0], 1, m, d), (*lead, m, e)))
-    return q[..., :d], k, v
+def operands(rng, dtype, *, n=130, m=200, d=20, e=36, lead=LEAD, gap=(3, 0, 0)):
+    """q, k, v, of which all heads share k; between their rows lie so many NaN."""
+    made = []
+    for shape, more in zip(((*lead, n, d), (lead[0], 1, m, d), (*lead, m, e)), gap, strict=True):
+        x = np.full((*shape[:-1], shape[-1] + more), np.nan)
+        x[..., :shape[-1]] = rng.standard_normal(shape)
+        made.append(stored(x, dtype)[..., :shape[-1]])
+    return made
 
 
 def read(out):
@@ -196,16 +199,16 @@ def pairs(rng, dtype):
 def by_distance(rng, dtype):
     """A bias by distance, clipped at both ends, and labels that hide pairs, under a causal band."""
     n, m = 130, 200
-    table = stored(rng.standard_normal((2, 1, 50)), dtype)
+    table = stored(rng.standard_normal((2, 1, 40)), dtype)
     own, other = rng.integers(0, 9, (2, 2, n)), rng.integers(0, 9, (1, 2, m))
     limits = np.array([[-1, 1], [4, 6]])
     apart = np.arange(m) - np.arange(n)[:, None] - (m - n - 45)
     difference = other[..., None, :] - own[..., None]
     seen = ~((limits[:, :1, None] <= difference) & (difference <= limits[:, 1:, None])).any(-3)
-    bias = number(table)[:, 0][:, np.clip(apart, 0, 49)]
-    wide = np.broadcast_to(table, (2, n, 50))
+    bias = number(table)[:, 0][:, np.clip(apart, 0, 39)]
+    wide = np.broadcast_to(table, (2, n, 40))
     return (operands(rng, dtype), tiles.band(n, m, -tiles.WIDE, 0),
-            dict(distance=(wide, m - n - 45, 49), labels=(own, other, limits)),
+            dict(distance=(wide, m - n - 45, 39), labels=(own, other, limits)),
             dict(causal=True, mask=seen, bias=bias))
 
 
@@ -265,6 +268,13 @@ def test_widths_of_the_softmax(dtype, d, e):
     compared(out, lambda q, k, v: xfref.attention_lse(q, k, v, scale=0.3), args, dtype)
 
 
+def test_rows_that_begin_at_whole_pieces_and_end_within():
+    args = operands(np.random.default_rng(12), "float16", **FEW, gap=(4, 12, 4))
+    assert all(x.strides[-2] % 16 == 0 and x.shape[-1] % 8 for x in args)
+    out = softmax(*args, everything(**FEW), "float16")
+    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v), args, "float16")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("schedule", ["forward", "backward", 7])
 def test_the_order_of_warps_does_not_matter(cupy, dtype, schedule):
@@ -299,13 +309,13 @@ def test_gather(dtype, count, e):
     """Lists with repeated and empty places, of which one query has nothing else."""
     rng = np.random.default_rng(3)
     args = operands(rng, dtype, n=37, m=90, e=e)
-    indices = rng.integers(-1, 90, (2, 37, count))
+    indices = rng.integers(-2, 90, (2, 37, count))
     indices[1, 5] = -1
     key_mask = rng.random((1, 1, 90)) < 0.8
     garbage = stored(np.float32(np.nan), dtype)
     q, k, v = (x if i == 0 else np.where(key_mask[..., None], x, garbage) for i, x in enumerate(args))
     out = gather(q, k, v, indices, dtype, causal=True, key_mask=key_mask)
-    mask = xfref.patterns.scattered(37, indices, 90)
+    mask = xfref.patterns.scattered(37, np.maximum(indices, -1), 90)
     compared(out, lambda q, k, v: xfref.attention_lse(q, k, v, mask=mask, causal=True, key_mask=key_mask),
              (q, k, v), dtype)
 
