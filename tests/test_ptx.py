@@ -150,7 +150,7 @@ FAULTS = {  # what is wrong: the fault, and a kernel of x and out, 64 floats eac
     "no barrier before writing again": (
         Race, "__shared__ float s[64]; s[i] = x[i]; __syncthreads(); float y = s[63 - i]; s[i] = y;"),
     "no barrier but an earlier one": (
-        Race, "__shared__ volatile float s[64]; __syncwarp(); s[i] = x[i]; out[i] = s[i ^ 1];"),
+        Race, "__shared__ volatile float s[64]; s[i] = 0; __syncwarp(); s[i] = x[i]; out[i] = s[i ^ 1];"),
     "no barrier within a warp": (
         Race, "__shared__ volatile float s[64]; s[i] = x[i]; __syncthreads(); if (i < 32) s[i] = s[i ^ 1];"),
     "many readers, one writer": (

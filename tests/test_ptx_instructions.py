@@ -161,7 +161,7 @@ def test_conversions_to_half_precision(sm, rng):
     half, brain, single = blank(64, np.float16), blank(64, np.uint16), blank(64, np.float32)
     run("""unsigned r; int i = threadIdx.x;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(x[2 * i + 1]), "f"(x[2 * i])); half[i] = r;
-        asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+        asm("{\\n.reg .b16 a, b;\\nmov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;\\n}"
             : "=f"(single[2 * i]), "=f"(single[2 * i + 1]) : "r"(r));
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(x[2 * i + 1]), "f"(x[2 * i])); brain[i] = r;""",
         [x, half, brain, single], "const float* x, unsigned* half, unsigned* brain, float* single", sm=sm)
@@ -195,7 +195,7 @@ def test_lanes_meet_at_an_earlier_line():
         $ODD:
             add.s32 %r1, %r1, 0;
             bra.uni $MEET;
-        \n}"""
+        }"""
     out = blank(32, np.int32)
     launch(module, "late", 1, 32, [out])
     assert np.array_equal(out, np.arange(32) ^ 1)

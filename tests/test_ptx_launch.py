@@ -10,13 +10,16 @@ pytestmark = pytest.mark.skipif(library() is None, reason=REMEDY)
 
 def test_results_remember_what_was_written():
     body, out = THREAD + "if (i < 10) out[i] = x[i] + 1;", blank(64, np.float32)
-    x, y = np.zeros((2, 64), np.float32)
+    x, y = np.zeros(64, np.float32), np.zeros(64, np.float32)
     x.flags.writeable = False
     assert run(body, [x, out], PARAMETERS).unwritten == {1: 54 * 4}
     assert np.isnan(out[10:]).all() and run(body, [out, y], PARAMETERS).unwritten == {0: 54 * 4}
     assert y[:10].tolist() == [2] * 10 and not y[10:].any()
     with pytest.raises(Unwritten, match=r"argument 0, byte 40 of 256"):
         run(body.replace("10", "11"), [out, y], PARAMETERS)
+    # a kernel whose smallest piece is larger than what was written before
+    report = run(THREAD + "if (i == 4) ((float4*)out)[i] = ((float4*)x)[i];", [x, out], PARAMETERS)
+    assert report.unwritten == {1: 50 * 4}
 
 
 def test_parts_of_an_array_are_what_may_be_accessed():

@@ -23,7 +23,7 @@ SCALED = """
     mov.u32 %r2, %ctaid.x;  mov.u32 %r3, %ntid.x;  mov.u32 %r4, %tid.x;
     mad.lo.s32 %r5, %r2, %r3, %r4;
     setp.ge.s32 %p1, %r5, %r1;
-    @%p1 bra $DONE;
+    @%p1 ret;
     mul.wide.s32 %rd3, %r5, 4;
     cvta.to.global.u64 %rd4, %rd1;
     add.s64 %rd5, %rd4, %rd3;
@@ -32,7 +32,6 @@ SCALED = """
     mul.f32 %f2, %f1, 0f3F000000;
     add.s64 %rd6, %rd2, %rd3;
     st.global.f32 [%rd6], %f2;
-$DONE:
     ret;
 }
 """

@@ -157,7 +157,7 @@ def launch(module: str | Compiled, kernel: str, grid, block, args, shared: int =
     needed, sm = shared + sum(size for _, size in code.regions["shared"]), int(re.search(r"sm_(\d+)", ptx)[1])
     if schedule not in SCHEDULES and not isinstance(schedule, int):
         raise ValueError(f"schedule is {SCHEDULES} or a number, not {schedule!r}")
-    if needed > SHARED_LIMIT[sm] * 1024:
+    if needed > SHARED_LIMIT.get(sm, min(SHARED_LIMIT.values())) * 1024:
         raise ValueError(f"{needed} bytes of shared memory are more than sm_{sm} has for a block")
     parameters = code.kernel.parameters
     if len(args) != len(parameters):

@@ -192,20 +192,30 @@ class Reader:
         return Symbol(text, tuple(scope for scope, _ in self.scopes))
 
 
+def closing_brace(text, begin):
+    """Where the brace is closed that was opened before `begin`."""
+    depth = 1
+    for brace in re.finditer(r"[{}]", text[begin:]):
+        depth += 1 if brace[0] == "{" else -1
+        if not depth:
+            return begin + brace.start()
+    raise ValueError("a kernel without an end")
+
+
 @functools.lru_cache(64)
 def parse(ptx: str) -> dict[str, Kernel]:
     """The kernels of a module, by name; variables of the module are in each kernel that names them."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", lambda match: "\n" * match[0].count("\n"), ptx, flags=re.S)
     kernels, bodies, outside = {}, {}, text[re.search(r"\.address_size\s+\d+", text).end():]
     for match in re.finditer(r"(?:\.visible\s+)?\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*)\{", text, re.S):
-        end = text.index("\n}", match.end())
+        end = closing_brace(text, match.end())
         threads = re.search(r"\.maxntid\s+(.*)", match[3])
         kernels[match[1]] = kernel = Kernel(
             match[1], [variable(part) for part in split(" ".join(match[2].split()))],
             math.prod(map(int, threads[1].split(","))) if threads else None)
         bodies[match[1]] = text[match.end():end]
         Reader(kernel).body(bodies[match[1]], 1 + text.count("\n", 0, match.end()))
-        outside = outside.replace(text[match.start():end + 2], "")
+        outside = outside.replace(text[match.start():end + 1], "")
     for declaration in outside.split(";"):
         found = variable(" ".join(declaration.split()))
         for name, body in bodies.items():
