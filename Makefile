@@ -4,12 +4,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help arena test proof coverage mutate lint bench-check bench peers golden check clean
+.PHONY: help arena test proof proof-all coverage mutate lint bench-check bench peers golden check clean
 
 help:
 	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification"
 	@echo "make test    the test suite, then the part of it that also runs without compilation"
 	@echo "make proof   CUDA kernels in an interpreter of their PTX, every access checked; needs no GPU"
+	@echo "make proof-all   the same, and each form of each kernel compiled for every architecture"
 	@echo "make coverage   lines and branches of the specification that no test reaches"
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make lint    ruff"
@@ -42,7 +43,10 @@ test: $(VENV)/.with-test
 
 # with -rs it says what it had to skip, and why
 proof: $(VENV)/.with-proof
-	$(RUN) -m pytest -q -rs tests/test_ptx*.py
+	$(RUN) -m pytest -q -rs -n auto --dist worksteal tests/test_ptx*.py tests/test_gpu*.py
+
+proof-all: export XFACCEL_PROOF := all
+proof-all: proof
 
 # the specification alone: a test that runs on both packages runs on xfref
 coverage: $(VENV)/.with-test

@@ -328,7 +328,22 @@ def test_a_file_is_short_enough_to_read(path):
     assert code_lines(path.read_text()) <= limit
 
 
-@pytest.mark.parametrize("path", [
+KERNELS = sorted((ROOT / "xfaccel").rglob("*.cu*"))
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=relative)
+def test_a_kernel_for_the_gpu_is_short_enough_to_read(path):
+    lines = path.read_text().splitlines()
+    assert sum(bool(line.partition("//")[0].strip()) for line in lines) <= 250
+    assert "/*" not in path.read_text(), "comments are lines of their own, or end one"
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=relative)
+def test_inline_assembly_stands_in_primitives(path):
+    assert path.name == "primitives.cuh" or not re.search(r"\basm\b", path.read_text())
+
+
+@pytest.mark.parametrize("path", KERNELS + [
     path for folder in ("xfref", "xfaccel", "tests", "asv_benchmarks/benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))], ids=relative)
 def test_lines_are_at_most_110_long(path):

@@ -60,7 +60,7 @@ def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
     if not x.flags.aligned or (dense and x.shape[-1] > 1 and x.strides[-1] != x.itemsize):
         x = np.ascontiguousarray(x) if x.flags.aligned else x.copy()
     strides = x.strides
-    offsets, table = _offsets(lead, x.shape[:-2], strides[:-2])
+    offsets, table = entry_offsets(lead, x.shape[:-2], strides[:-2])
     return Rows(x, offsets, address(x), table, strides[-2], strides[-1])
 
 
@@ -83,8 +83,12 @@ def address(x: Array) -> int:
 
 
 @functools.lru_cache(128)
-def _offsets(lead: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Array, int]:
-    """Bytes from an array's start to each entry of its leading axes, broadcast to `lead`; their address."""
+def entry_offsets(lead: tuple[int, ...], shape: tuple[int, ...],
+                  strides: tuple[int, ...]) -> tuple[Array, int]:
+    """From an array's start to each entry of its leading axes, broadcast to `lead`; the address of that.
+
+    In the unit of the strides.
+    """
     # an axis that the array lacks, or has with length 1, is the same for every entry: its stride is 0
     steps = [0] * (len(lead) - len(shape)) + [0 if length == 1 else step
                                               for length, step in zip(shape, strides, strict=True)]

@@ -1,0 +1,546 @@
+"""The GPU's kernels without a GPU: they compile for every architecture, and run in the PTX interpreter.
+
+A call goes the way that it takes on a GPU, `launch` and `loader.run`, with a stand-in for CuPy. Outputs are
+blank, and shapes ragged, with at least three tiles of keys.
+"""
+
+import itertools
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cupy_stand_in
+import numpy as np
+import ptx
+import pytest
+from compare import WIDER, assert_matches
+from ptx import blank, nvrtc
+
+import xfref
+from xfaccel import patterns
+from xfaccel.engine import tiles
+from xfaccel.engine.gpu import launch, loader
+
+pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.REMEDY)
+
+EVERYTHING = os.environ.get("XFACCEL_PROOF") == "all"  # make proof-all
+# at most, per thread
+REGISTERS = {"softmax.cu": 255, "softmax_mma.cu": 255, "gather.cu": 128, "scan.cu": 250}
+LEAD = (1, 2)
+FEW = dict(n=70, m=140)  # tokens where a longer sequence has nothing new
+
+
+@pytest.fixture(autouse=True)
+def cupy(monkeypatch):
+    """The stand-in, in the place of CuPy; calling it with a compute capability or a schedule changes it."""
+
+    def install(**options):
+        loader._cupy.cache_clear()
+        loader._kernel.cache_clear()
+        loader._RESIDENT.clear()
+        monkeypatch.setitem(sys.modules, "cupy", cupy_stand_in.stand_in(**options))
+
+    install()
+    yield install
+    loader._cupy.cache_clear()
+    loader._kernel.cache_clear()
+    loader._RESIDENT.clear()
+
+
+# types that NumPy lacks
+
+
+def bfloat16(x):
+    """Rounded to bfloat16, to the nearest and ties to even: the bits as uint16."""
+    bits = np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+
+
+def stored(x, dtype):
+    """Numbers as the kernel's operands hold them."""
+    return bfloat16(x) if dtype == "bfloat16" else np.asarray(x).astype(dtype)
+
+
+def number(x):
+    """The numbers of such an operand, for the reference."""
+    if x.dtype == np.uint16:
+        return (x.astype(np.uint32) << 16).view(np.float32)
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def operands(rng, dtype, *, n=130, m=200, d=20, e=36, lead=LEAD, gap=(3, 0, 0)):
+    """q, k, v, of which all heads share k; between their rows lie so many NaN."""
+    made = []
+    for shape, more in zip(((*lead, n, d), (lead[0], 1, m, d), (*lead, m, e)), gap, strict=True):
+        x = np.full((*shape[:-1], shape[-1] + more), np.nan)
+        x[..., :shape[-1]] = rng.standard_normal(shape)
+        made.append(stored(x, dtype)[..., :shape[-1]])
+    return made
+
+
+def read(out):
+    """An output, all of which has been written."""
+    assert out.written.all(), "part of the output was not written"
+    return number(np.asarray(out))
+
+
+def compared(out, call, args, dtype, what="", **options):
+    """Assert that `out` is `call(xfref's operands)`, by the rule of compare.py."""
+    numbers = [number(x) for x in args]
+    wide = WIDER[numbers[0].dtype]
+    truth = call(*(x.astype(wide) for x in numbers))
+    if dtype not in launch.HALF:
+        assert_matches(out, call(*numbers), truth, what)
+        return
+    for place, (found, due) in enumerate(zip(out, truth, strict=True)):
+        if place == 1:
+            # the scores are sums in float of products that are exact in it
+            assert_matches(found, call(*numbers)[1], due, f"{what}[1]")
+            continue
+        rounding = 2.0**-8 if dtype == "bfloat16" else 2.0**-11
+        # weights and result are rounded: the error of a weighted mean, and of a number
+        values = np.nanmax(np.abs(np.where(np.isfinite(numbers[2]), numbers[2], 0)))
+        allowed = rounding * (values + np.abs(due).max())
+        assert not np.isnan(found).any(), f"{what}: NaN"
+        error = np.abs(found - due).max()
+        assert error <= allowed, f"{what}: off by {error}, {allowed} allowed"
+
+
+# softmax over tile lists
+
+
+def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, bias=None, distance=None,
+            labels=None, order=None, into=None, scale=None):
+    """What `xfaccel.engine.softmax.attend` does, on the GPU."""
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    n, d, e = q.shape[-2] if order is None else order[0].shape[-1], q.shape[-1], v.shape[-1]
+    out, lse = into or (blank((*lead, n, e), v.dtype), blank((*lead, n), launch.real(dtype)))
+    rows = lambda x: None if x is None else launch.operand(x, lead)
+    plane_of = np.broadcast_to(np.arange(math.prod(planes)).reshape(planes), lead).ravel()
+    loader.run(launch.softmax(
+        rows(q), rows(k), rows(v), rows(out), rows(lse[..., None]), dtype=dtype, d=d, e=e,
+        put=loader.resident, tile_list=tile_list, plane_of=plane_of,
+        scale=d**-0.5 if scale is None else scale,
+        key_mask=rows(None if key_mask is None else key_mask[..., None, :]),
+        mask=rows(mask), bias=rows(bias),
+        distance=None if distance is None else (rows(distance[0]), *distance[1:]),
+        labels=None if labels is None else (rows(labels[0]), rows(labels[1]), labels[2]),
+        order=None if order is None else tuple(rows(x[..., None, :]) for x in order),
+        so_far=rows(lse[..., None]) if into else None))
+    return (number(out), lse) if into else (read(out), read(lse))
+
+
+def of_pattern(pattern):
+    """The one tile list of a pattern."""
+    (queries, tile_list), = pattern.tile_lists()
+    assert queries is None
+    return tile_list
+
+
+def everything(n, m):
+    return tiles.band(n, m, -tiles.WIDE, tiles.WIDE)
+
+
+def full(rng, dtype):
+    return operands(rng, dtype), everything(130, 200), {}, {}
+
+
+def causal(rng, dtype):
+    q, k, v = operands(rng, dtype, n=200, d=64, e=64)
+    return (q, k, v), tiles.band(200, 200, -tiles.WIDE, 0), {}, dict(causal=True)
+
+
+def dilated_window(rng, dtype):
+    """More keys than queries, and tiles whose queries lie 3 apart."""
+    tile_list = tiles.band(430, 500, -20, 3, 3)
+    mask = xfref.patterns.window(430, 500, left=20, right=3, dilation=3)
+    return operands(rng, dtype, n=430, m=500), tile_list, {}, dict(mask=mask)
+
+
+def fewer_keys(rng, dtype):
+    """Queries before the first key, which see nothing."""
+    q, k, v = operands(rng, dtype, n=200, m=140, d=33, e=17)
+    return (q, k, v), tiles.band(200, 140, -tiles.WIDE, 0), {}, dict(causal=True)
+
+
+def bits(rng, dtype):
+    """Bits in the masks of head 0, which has fewer tiles than head 1."""
+    n, table = 130, rng.integers(-1, 4, (4, 2))
+    made = [of_pattern(patterns.blocks(table, 40, n) | patterns.window(n, left=9, right=9)),
+            tiles.band(n, n, -9, 9, 4)]
+    assert len(made[0].tiles) < len(made[1].tiles) and len(made[0].masks) > 64
+    mask = np.stack([xfref.patterns.blocks(table, 40, n) | xfref.patterns.window(n, left=9, right=9),
+                     xfref.patterns.window(n, left=9, right=9, dilation=4)])
+    return operands(rng, dtype, n=n, m=n), tiles.join(made), dict(planes=(2,)), dict(mask=mask)
+
+
+def padding(rng, dtype):
+    """NaN under a key mask, under which one batch entry has no key left."""
+    q, k, v = operands(rng, dtype, lead=(2, 2), d=18)
+    key_mask = rng.random((2, 1, 200)) < 0.4
+    key_mask[0, :, 60:140] = False
+    key_mask[1] = False
+    garbage = stored(np.float32(np.nan), dtype)
+    k, v = (np.where(key_mask[..., None], x, garbage) for x in (k, v))
+    return (q, k, v), everything(130, 200), dict(key_mask=key_mask), dict(key_mask=key_mask)
+
+
+def pairs(rng, dtype):
+    """A mask whose rows lie transposed in memory, and a bias that all queries share."""
+    mask = rng.random((2, 200, 130)).swapaxes(-1, -2) < 0.3
+    mask[:, 77] = False
+    bias = np.broadcast_to(stored(rng.standard_normal((2, 1, 200)), dtype), (2, 130, 200))
+    return (operands(rng, dtype), everything(130, 200), dict(mask=mask, bias=bias),
+            dict(mask=mask, bias=number(bias)))
+
+
+def by_distance(rng, dtype):
+    """A bias by distance, clipped at both ends, and labels that hide pairs, under a causal band."""
+    n, m = 130, 200
+    table = stored(rng.standard_normal((2, 1, 40)), dtype)
+    own, other = rng.integers(0, 9, (2, 2, n)), rng.integers(0, 9, (1, 2, m))
+    limits = np.array([[-1, 1], [4, 6]])
+    apart = np.arange(m) - np.arange(n)[:, None] - (m - n - 45)
+    difference = other[..., None, :] - own[..., None]
+    seen = ~((limits[:, :1, None] <= difference) & (difference <= limits[:, 1:, None])).any(-3)
+    bias = number(table)[:, 0][:, np.clip(apart, 0, 39)]
+    wide = np.broadcast_to(table, (2, n, 40))
+    return (operands(rng, dtype), tiles.band(n, m, -tiles.WIDE, 0),
+            dict(distance=(wide, m - n - 45, 39), labels=(own, other, limits)),
+            dict(causal=True, mask=seen, bias=bias))
+
+
+CASES = {case.__name__: case for case in (full, causal, dilated_window, fewer_keys, bits, padding, pairs,
+                                         by_distance)}
+
+
+def check_softmax(case, dtype):
+    args, tile_list, own, theirs = CASES[case](np.random.default_rng(0), dtype)
+    out = softmax(*args, tile_list, dtype, **own)
+    bias = theirs.pop("bias", None)
+    compared(out, lambda q, k, v: xfref.attention_lse(
+        q, k, v, **theirs, bias=None if bias is None else bias.astype(q.dtype)), args, dtype)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_softmax(case):
+    check_softmax(case, "float32")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_softmax_on_matrix_units(case):
+    check_softmax(case, "bfloat16")
+
+
+@pytest.mark.parametrize("dtype, e", [("float32", 36), ("float32", 290), ("bfloat16", 36), ("bfloat16", 290)])
+def test_softmax_of_rows_in_any_order_joined_with_results_so_far(dtype, e):
+    """The keys below 60 come first; those from there on in an order of their own, and the queries too.
+
+    Head 0 has seen no keys yet, and of those to come labels hide some.
+    """
+    n, m, rng = 100, 200, np.random.default_rng(11)
+    q, k, v = operands(rng, dtype, n=n, m=m, e=e)
+    key_mask = np.ones((1, 2, m), bool)
+    key_mask[:, 0, :60] = False
+    early = [x[..., :60, :] for x in (k, v)]
+    so_far = softmax(q, *early, everything(n, 60), dtype, key_mask=key_mask[..., :60])
+    out = np.ascontiguousarray(stored(so_far[0], dtype))
+    order = (rng.permuted(np.tile(np.arange(n), (1, 2, 1)), axis=-1),
+             rng.permuted(np.tile(np.arange(60, m), (1, 2, 1)), axis=-1))
+    own, other = rng.integers(0, 9, (1, 2, 1, n)), rng.integers(0, 9, (1, 1, 1, m))
+    seen = np.abs(other - own.swapaxes(-1, -2)) > 1
+    seen[..., :60] = True
+    out = softmax(q, k, v, everything(n, m - 60), dtype, order=order, into=(out, so_far[1].copy()),
+                  labels=(own, other, np.array([[-1, 1]])))
+    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v, key_mask=key_mask, mask=seen), (q, k, v),
+             dtype)
+
+
+@pytest.mark.parametrize("dtype, d, e", [
+    ("float32", 5, 3), ("float32", 100, 100), ("float32", 8, 290), ("float64", 20, 36), ("float64", 5, 130),
+    ("float16", 30, 24), ("float16", 24, 64), ("float16", 130, 40), ("bfloat16", 72, 290),
+    ("bfloat16", 290, 8)])
+def test_widths_of_the_softmax(dtype, d, e):
+    args = operands(np.random.default_rng(1), dtype, **FEW, d=d, e=e)
+    out = softmax(*args, everything(**FEW), dtype, scale=0.3)
+    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v, scale=0.3), args, dtype)
+
+
+def test_rows_that_begin_at_whole_pieces_and_end_within():
+    args = operands(np.random.default_rng(12), "float16", **FEW, gap=(4, 12, 4))
+    assert all(x.strides[-2] % 16 == 0 and x.shape[-1] % 8 for x in args)
+    out = softmax(*args, everything(**FEW), "float16")
+    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v), args, "float16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("schedule", ["forward", "backward", 7])
+def test_the_order_of_warps_does_not_matter(cupy, dtype, schedule):
+    cupy(schedule=schedule)
+    args = operands(np.random.default_rng(2), dtype, **FEW, lead=(1, 1))
+    out = softmax(*args, everything(**FEW), dtype)
+    cupy()
+    for found, due in zip(out, softmax(*args, everything(**FEW), dtype), strict=True):
+        np.testing.assert_array_equal(found, due)
+
+
+# softmax over lists of keys
+
+
+def gather(q, k, v, indices, dtype, *, causal=False, key_mask=None):
+    """What `xfaccel.engine.softmax.attend_listed` does, on the GPU."""
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    (n, d), (m, e) = q.shape[-2:], v.shape[-2:]
+    out, lse = blank((*lead, n, e), v.dtype), blank((*lead, n), launch.real(dtype))
+    rows = lambda x: None if x is None else launch.operand(x, lead)
+    loader.run(launch.gather(
+        rows(q), rows(k), rows(v), rows(out), rows(lse[..., None]), rows(np.sort(indices, axis=-1)),
+        dtype=dtype, n=n, d=d, e=e, count=indices.shape[-1], last=m - n if causal else m, scale=d**-0.5,
+        put=loader.resident,
+        key_mask=rows(None if key_mask is None else key_mask[..., None, :])))
+    return read(out), read(lse)
+
+
+@pytest.mark.parametrize("dtype, count, e", [("float32", 70, 36), ("float64", 33, 5), ("float16", 40, 290),
+                                             ("bfloat16", 31, 100), ("float32", 0, 4)])
+def test_gather(dtype, count, e):
+    """Lists with repeated and empty places, of which one query has nothing else."""
+    rng = np.random.default_rng(3)
+    args = operands(rng, dtype, n=37, m=90, e=e)
+    indices = rng.integers(-2, 90, (2, 37, count))
+    indices[1, 5] = -1
+    key_mask = rng.random((1, 1, 90)) < 0.8
+    garbage = stored(np.float32(np.nan), dtype)
+    q, k, v = (x if i == 0 else np.where(key_mask[..., None], x, garbage) for i, x in enumerate(args))
+    out = gather(q, k, v, indices, dtype, causal=True, key_mask=key_mask)
+    mask = xfref.patterns.scattered(37, np.maximum(indices, -1), 90)
+    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v, mask=mask, causal=True, key_mask=key_mask),
+             (q, k, v), dtype)
+
+
+# sums of features
+
+
+def scan(q, k, v, dtype, *, causal, key_mask=None, state=None, parts=3, final=None):
+    """What `xfaccel.engine.scan.attend` does, on the GPU: parts are summed, then all walked through again."""
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    (n, d), (m, e) = q.shape[-2:], v.shape[-2:]
+    out, rows = blank((*lead, n, e), v.dtype), lambda x: None if x is None else launch.operand(x, lead)
+    before = max(m - n, 0) if causal else m
+    out[..., :max(n - m, 0) if causal else 0, :] = 0
+    out.written[:] = False
+    edges = [0] * causal + np.linspace(before if causal else 0, m, parts + 1).astype(int).tolist()
+    ranges = np.array(list(itertools.pairwise(edges)))
+    shared = dict(dtype=dtype, entries=math.prod(lead), d=d, e=e, put=loader.resident)
+    keys = dict(k=rows(k), v=rows(v), key_mask=rows(None if key_mask is None else key_mask[..., None, :]))
+    sums = blank((*lead, len(ranges), d * (e + 1)), launch.real(dtype))
+    loader.run(launch.scan("sum", ranges, **keys, end=rows(sums), **shared))
+    first = np.zeros((*lead, 1, d * (e + 1)), sums.dtype) if state is None else state
+    total = np.cumsum(np.concatenate([first, read(sums)], axis=-2), axis=-2)
+    if causal:
+        loader.run(launch.scan("causal", ranges[1:], q=rows(q), **keys, out=rows(out), shift=n - m, **shared,
+                               begin=rows(total[..., 1:-1, :]), end=None if final is None else rows(final)))
+    else:
+        everywhere = rows(total[..., -1:, :])._replace(row=0)
+        loader.run(launch.scan("read", np.array([[0, n // 2], [n // 2, n]]), q=rows(q), out=rows(out),
+                               begin=everywhere, **shared))
+    return out, total
+
+
+def check_scan(args, dtype, **options):
+    out, _ = scan(*args, dtype, **options)
+    options.pop("parts", None)
+    written = out.written.reshape(*out.shape, out.itemsize).all(-1)
+    n, m = args[0].shape[-2], args[2].shape[-2]
+    assert written[..., max(n - m, 0) if options["causal"] else 0:, :].all(), "there are gaps in the output"
+    compared((number(np.asarray(out)),), lambda q, k, v: (xfref.linear_transformer(q, k, v, **options),),
+             args, dtype)
+
+
+@pytest.mark.parametrize("dtype, d, e", [("float32", 20, 36), ("float32", 100, 70), ("float32", 130, 33),
+                                         ("float64", 20, 36), ("bfloat16", 33, 64)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_scan(dtype, d, e, causal):
+    rng = np.random.default_rng(4)
+    q, k, v = operands(rng, dtype, n=230, m=260, d=d, e=e)
+    key_mask = rng.random((1, 1, 260)) < 0.7
+    garbage = stored(np.float32(np.nan), dtype)
+    k, v = (np.where(key_mask[..., None], x, garbage) for x in (k, v))
+    check_scan((q, k, v), dtype, causal=causal, key_mask=key_mask, parts=2)
+
+
+def test_scan_of_fewer_keys_than_queries():
+    check_scan(operands(np.random.default_rng(5), "float32", n=100, m=70), "float32", causal=True)
+
+
+def test_scan_goes_on_where_it_ended():
+    """Two halves with the state handed on are as good as the whole; the state is the sum over all keys."""
+    q, k, v = operands(np.random.default_rng(6), "float32", n=200, m=200)
+    whole, total = scan(q, k, v, "float32", causal=True)
+    half = [x[..., :96, :] for x in (q, k, v)], [x[..., 96:, :] for x in (q, k, v)]
+    _, first = scan(*half[0], "float32", causal=False)
+    final = blank((1, 2, 3, 20 * 37), np.float32)
+    out, _ = scan(*half[1], "float32", causal=True, state=first[..., -1:, :], final=final)
+    np.testing.assert_allclose(out, whole[..., 96:, :], rtol=1e-5, atol=1e-6)
+    features = np.where(k > 0, k + 1, np.exp(k)).astype(np.float64)
+    norms = np.broadcast_to(features.sum(-2), (1, 2, 20))
+    due = np.concatenate([(features.mT @ v).reshape(1, 2, -1), norms], axis=-1)
+    for state in (total[..., -1, :], read(final)[..., -1, :]):
+        np.testing.assert_allclose(state, due, rtol=1e-5, atol=1e-6 * np.abs(due).max())
+
+
+# what the compiler makes of them
+
+
+def forms(file):
+    """Every form of a kernel file that a launch may ask for."""
+    for dtype, stored, width in ((dtype, *each) for dtype, name in launch.STORED.items()
+                                 for each in itertools.product([name], launch.WIDTHS)):
+        own = ("XF_STORED", stored), ("XF_WIDTH", width)
+        if file == "scan.cu":
+            yield from ((*own, ("XF_MODE", f"XF_{mode}")) for mode in ("SUM", "READ", "CAUSAL"))
+        elif width == launch.padded(width, dtype) and (file != "softmax_mma.cu" or dtype in launch.HALF):
+            yield from [own] if file == "gather.cu" else ((*own, ("XF_PAIRS_SAID", said)) for said in (0, 1))
+
+
+def compiled(file, macros, sm):
+    options = loader.options(launch.Launch(file, macros, (), 0, 0, ()))
+    return nvrtc.compile(loader.source(file), sm, (*options, *cupy_stand_in.ADDED))
+
+
+@pytest.mark.parametrize("sm", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize("file", REGISTERS)
+def test_kernels_compile_without_spills(file, sm):
+    """Each form for each architecture, or a sample: all types, widths and architectures."""
+    every, turn = list(forms(file)), nvrtc.ARCHITECTURES.index(sm)
+    for macros in every if EVERYTHING else every[2 * turn::11]:
+        resources, = compiled(file, macros, sm).resources.values()
+        assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0), macros
+        assert resources.registers <= REGISTERS[file], macros
+
+
+def test_the_matrix_units_do_the_products():
+    text = compiled("softmax_mma.cu", next(forms("softmax_mma.cu")), 80).ptx
+    for instruction in ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+                        "ldmatrix.sync.aligned.m8n8.x4.trans", "cp.async.cg.shared.global"):
+        assert instruction in text
+
+
+# every barrier and every wait is needed
+
+
+def softmax_once(dtype):
+    """In three tiles of keys, the last of them ragged."""
+    args = operands(np.random.default_rng(7), dtype, n=20, m=200, d=40, lead=(1, 1))
+    out = softmax(*args, everything(20, 200), dtype)
+    compared(out, lambda q, k, v: xfref.attention_lse(q, k, v), args, dtype)
+
+
+def scan_once(causal):
+    args = operands(np.random.default_rng(8), "float32", n=140, m=140, d=40, lead=(1, 1))
+    final = blank((1, 1, 1, 40 * 37), np.float32)
+    out, total = scan(*args, "float32", causal=causal, parts=1, final=final)
+    compared((number(np.asarray(out)),), lambda q, k, v: (xfref.linear_transformer(q, k, v, causal=causal),),
+             args, "float32")
+    if causal:
+        np.testing.assert_allclose(read(final), total[..., -1:, :], rtol=1e-4, atol=1e-3)
+
+
+ORDERED = {  # a form, and a call that launches it
+    "softmax": ("softmax.cu", ("XF_WIDTH", 64), lambda: softmax_once("float32")),
+    "matrix units": ("softmax_mma.cu", ("XF_WIDTH", 64), lambda: softmax_once("bfloat16")),
+    "sum": ("scan.cu", ("XF_MODE", "XF_SUM"), lambda: scan_once(False)),
+    "read": ("scan.cu", ("XF_MODE", "XF_READ"), lambda: scan_once(False)),
+    "causal": ("scan.cu", ("XF_MODE", "XF_CAUSAL"), lambda: scan_once(True)),
+}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_each_barrier_and_wait_is_needed(cupy, name):
+    file, (macro, value), call = ORDERED[name]
+    orders = set()
+
+    def edit(which):
+        def change(options, module):
+            if f"-D{macro}={value}" not in options:
+                return module
+            orders.update(enumerate(ptx.ordering(module)))
+            return module if which is None else ptx.drop(module, which)
+
+        return change
+
+    cupy(edit=edit(None))
+    call()
+    assert orders
+    for which, instruction in sorted(orders):
+        cupy(edit=edit(which))
+        with pytest.raises((ptx.Fault, AssertionError)):
+            call()
+            pytest.fail(f"nobody misses number {which}, {instruction}", pytrace=False)
+
+
+# the way to CuPy
+
+
+def test_a_kernel_is_compiled_once(cupy, monkeypatch):
+    made = []
+    cupy(edit=lambda options, module: made.append(options) or module)
+    args = operands(np.random.default_rng(9), "float32", n=5, m=6)
+    for bias in (None, None, np.zeros((5, 6), np.float32)):
+        softmax(*args, everything(5, 6), "float32", bias=bias)
+    assert len(made) == 2
+    assert set(made[0]) ^ set(made[1]) == {"-DXF_PAIRS_SAID=0", "-DXF_PAIRS_SAID=1"}
+
+
+def test_what_never_changes_is_copied_once(cupy):
+    tile_list = tiles.band(5, 6, -1, 1)
+    assert loader.resident(tile_list.tiles) is loader.resident(tile_list.tiles)
+    mine = tile_list.tiles.copy()
+    mine.setflags(write=False)
+    before = len(loader._RESIDENT)
+    loader.resident(mine)
+    assert len(loader._RESIDENT) == before + 1
+    del mine
+    assert len(loader._RESIDENT) == before
+
+
+def test_the_source_holds_its_headers():
+    """CuPy's cache goes by the text of a source: a header beside it could change unnoticed."""
+    for file in REGISTERS:
+        text = loader.source(file)
+        assert "#include" not in text
+        assert text.count("cp.async.commit_group") == 1, "a header is there once"
+
+
+def test_what_is_missing_is_named(cupy, monkeypatch):
+    launched = launch.Launch("gather.cu", next(forms("gather.cu")), (1, 1), 128, 0, ())
+    cupy(sm=75)
+    with pytest.raises(loader.GPUError, match=r"7\.5: use float32"):
+        loader.run(launched._replace(macros=(("XF_STORED", "bfloat16"), ("XF_WIDTH", 32))))
+    for part, name in ((sys.modules["cupy"].cuda.nvrtc, "getVersion"),
+                       (sys.modules["cupy"].cuda.runtime, "getDeviceCount")):
+        def fail():
+            raise RuntimeError("it does not load")
+
+        monkeypatch.setattr(part, name, fail)
+        loader._cupy.cache_clear()
+        with pytest.raises(loader.GPUError, match=r"it does not load\).*gpu13"):
+            loader.run(launched)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    loader._cupy.cache_clear()
+    with pytest.raises(loader.GPUError, match=r"need CuPy.*gpu13"):
+        loader.run(launched)
+
+
+def test_nothing_is_launched_for_no_queries(cupy):
+    cupy(edit=lambda options, module: pytest.fail("a kernel was compiled"))
+    q, k, v = operands(np.random.default_rng(10), "float32", n=0, m=6)
+    out, lse = softmax(q, k, v, everything(0, 6), "float32")
+    assert out.shape == (1, 2, 0, 36) and lse.shape == (1, 2, 0)
+
+
+def test_importing_the_gpu_engine_leaves_cupy_out():
+    code = "import xfaccel.engine.gpu.loader, sys; sys.exit('cupy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -1,0 +1,152 @@
+"""The launches of the GPU's kernels: which file, how specialised, what grid, which arguments.
+
+Everything that depends on the layout of a kernel is decided here, and nothing here needs a GPU: arrays may
+be CuPy's, or NumPy's in tests, where an interpreter takes the place of the GPU and gets these very arguments.
+`put` turns an array of the host into one that kernels can read.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xfaccel.arrays import entry_offsets
+from xfaccel.engine.tiles import TILE, TileList
+
+Array = Any  # of NumPy or CuPy
+Put = Callable[[np.ndarray], Array]
+
+STORED = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}  # in C++
+HALF = ("float16", "bfloat16")
+WIDTHS = 32, 64, 128, 256    # that kernels are specialised on
+_WARPS = 4                   # of the blocks with 128 threads
+_NONE = np.uint64(0), np.uint64(0), np.int64(0), np.int64(0)
+
+
+class Operand(NamedTuple):
+    """An operand (lead..., rows, columns) as kernels see it: strides count numbers."""
+
+    array: Array
+    offsets: np.ndarray  # (entries) int64: from the first leading entry to each
+    row: int
+    column: int
+
+
+class Launch(NamedTuple):
+    """One launch of a kernel, whose name is that of its file up to the first underscore."""
+
+    file: str
+    macros: tuple[tuple[str, object], ...]
+    grid: tuple[int, int]
+    block: int                 # threads
+    shared: int                # bytes that the launch adds to those of the kernel
+    arguments: tuple[object, ...]
+
+    @property
+    def kernel(self) -> str:
+        return self.file.partition(".")[0].partition("_")[0]
+
+
+def operand(x: Array, lead: tuple[int, ...]) -> Operand:
+    """`x` (..., rows, columns) broadcast to `lead`; its strides have to be multiples of a number's size."""
+    *outer, row, column = (step // x.itemsize for step in x.strides)
+    return Operand(x, entry_offsets(lead, x.shape[:-2], tuple(outer))[0], row, column)
+
+
+def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, *, dtype: str, d: int,
+            e: int, tile_list: TileList, plane_of: np.ndarray, scale: float, put: Put,
+            key_mask: Operand | None = None, mask: Operand | None = None, bias: Operand | None = None,
+            distance: tuple[Operand, int, int] | None = None,
+            labels: tuple[Operand, Operand, Array] | None = None,
+            order: tuple[Operand, Operand] | None = None, so_far: Operand | None = None) -> Launch:
+    """What `xfaccel.engine.cpu.softmax.run` does, for operands whose numbers are of the type called `dtype`.
+
+    The last axes of q, k, v and out have to be dense. For float16 and bfloat16 the lse is of float32; they
+    take the matrix units where d is at most 256. `order` has rows (1, n) and (1, m) of int64; `so_far` is the
+    lse of the results for other keys which `out` and `lse` already hold, and which these are joined with.
+    """
+    matrix = dtype in HALF and d <= WIDTHS[-1]
+    pairs = any(x is not None for x in (mask, bias, distance, labels))
+    if matrix:
+        width = padded(max(d, min(e, 128)), dtype)
+        stretch = min(width, 128)
+        keys = 32 if pairs or width == 256 else 64
+        shared, threads = 2 * (TILE * width + 2 * keys * (width + stretch)), 32 * _WARPS
+    else:
+        width = stretch = padded(e, dtype)
+        # the registers of so many threads hold the sums
+        shared, threads = 0, 32 * _WARPS * (1 if width * real(dtype)().itemsize < 512 else 2)
+    grid = len(q.offsets) * tile_list.slots, _stretches(e, stretch)
+    if so_far and grid[1] > 1:  # some blocks would read what others write
+        so_far = so_far._replace(array=so_far.array.copy())
+    table, nearest, farthest = distance or (None, 0, 0)
+    q_labels, k_labels, limits = labels or (None, None, np.uint64(0))
+    arguments = (
+        *_rows(put, q, k, v, out, lse, key_mask, mask, bias, table), np.int64(nearest), np.int64(farthest),
+        *_rows(put, q_labels, k_labels), limits, np.int64(len(limits) if labels else 0),
+        *_rows(put, *(order or (None, None)), so_far),
+        put(tile_list.planes), put(plane_of), *(put(part) for part in tile_list[1:5]),
+        *map(np.int64, (tile_list.slots, d, e)), real(dtype)(scale * math.log2(math.e)))
+    return Launch("softmax_mma.cu" if matrix else "softmax.cu",
+                  (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_PAIRS_SAID", int(pairs))),
+                  grid, threads, shared, arguments)
+
+
+def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, indices: Operand, *,
+           dtype: str, n: int, d: int, e: int, count: int, last: int, scale: float, put: Put,
+           key_mask: Operand | None = None) -> Launch:
+    """What `xfaccel.engine.cpu.gather.run` does, for lists of keys (n, count) in ascending order."""
+    total, width = len(q.offsets) * n, padded(e, dtype)
+    arguments = (*_rows(put, q, k, v, out, lse, key_mask, indices),
+                 *map(np.int64, (count, total, n, last, d, e)), real(dtype)(scale * math.log2(math.e)))
+    return Launch("gather.cu", (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width)),
+                  (-(-total // _WARPS), _stretches(e, width)), 32 * _WARPS, 0, arguments)
+
+
+def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: int, put: Put,
+         q: Operand | None = None, k: Operand | None = None, v: Operand | None = None,
+         out: Operand | None = None, shift: int = 0, key_mask: Operand | None = None,
+         begin: Operand | None = None, end: Operand | None = None) -> Launch:
+    """One pass over the token ranges (parts, 2) of every leading entry; the features are elu + 1.
+
+    Keys are added up ("sum"), queries read the sums ("read"), or both in turn ("causal"), query t + shift
+    reading those up to key t. `begin` and `end` are states (parts, d e + d), of float64 if `dtype` is, else
+    of float32; where all parts begin with one state, its row stride is 0.
+
+    Raises: ValueError if d is more than 256.
+    """
+    if d > WIDTHS[-1]:
+        raise ValueError(f"linear attention on the GPU needs keys of width up to {WIDTHS[-1]}, got {d}")
+    width, single = padded(d, "float32"), real(dtype) is np.float32
+    columns = 64 if single and width <= 128 else 32
+    tokens, line, weights = (64, 36, 68) if single else (32, 18, 34)
+    shared = width * (columns + 1) + tokens * (columns + 2 * line + weights)
+    arguments = (*_rows(put, q, k, v, out, key_mask, begin, end), put(ranges),
+                 *map(np.int64, (len(ranges), shift, d, e)))
+    macros = ("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_MODE", f"XF_{mode.upper()}")
+    return Launch("scan.cu", macros, (entries * len(ranges), _stretches(e, columns)), 32 * _WARPS,
+                  shared * real(dtype)().itemsize, arguments)
+
+
+def real(dtype: str) -> type[np.floating]:
+    """The type that arithmetic is done in."""
+    return np.float64 if dtype == "float64" else np.float32
+
+
+def padded(width: int, dtype: str) -> int:
+    """The width that a kernel is specialised on; wider outputs are computed in stretches."""
+    widest = 128 if dtype == "float64" else WIDTHS[-1]
+    return next((each for each in WIDTHS if width <= each < widest), widest)
+
+
+def _stretches(e: int, width: int) -> int:
+    return max(-(-e // width), 1)  # without any values there is still the lse
+
+
+def _rows(put: Put, *operands: Operand | None) -> tuple[object, ...]:
+    """The four arguments of each."""
+    found = []
+    for x in operands:
+        found += _NONE if x is None else (x.array, put(x.offsets), np.int64(x.row), np.int64(x.column))
+    return tuple(found)

@@ -1,0 +1,120 @@
+// What the kernels are written in: types, constants, and every instruction that C++ has no name for.
+//
+// Compiled by NVRTC, which has no headers of its own: no <math.h> macros, no half types. The including file
+// is compiled with -DXF_STORED=float|double|float16|bfloat16, the type of the operands in memory; arithmetic
+// is done in `real`, which is double for double and float for the others.
+#pragma once
+
+#define DEVICE __device__ __forceinline__
+
+typedef long long i64;
+typedef unsigned long long u64;
+typedef unsigned int u32;
+typedef unsigned short u16;
+
+struct float16 { u16 bits; };
+struct bfloat16 { u16 bits; };
+
+template <class T> struct Arithmetic { typedef float type; };
+template <> struct Arithmetic<double> { typedef double type; };
+typedef XF_STORED stored;
+typedef Arithmetic<stored>::type real;
+
+template <class T> constexpr T LOG2_E = T(1.4426950408889634);
+template <class T> constexpr T LOG_2 = T(0.6931471805599453);
+constexpr u32 ALL_LANES = 0xffffffffu;
+
+// 16 bytes, which one access moves
+constexpr int VECTOR = 16 / sizeof(real);
+struct alignas(16) Vector { real at[VECTOR]; };
+
+DEVICE real minus_infinity() { return real(-__int_as_float(0x7f800000)); }
+
+// memory and arithmetic types
+DEVICE float widen(float x) { return x; }
+DEVICE double widen(double x) { return x; }
+DEVICE float widen(bfloat16 x) { return __uint_as_float(u32(x.bits) << 16); }
+DEVICE float widen(float16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+DEVICE void narrow(float x, float& y) { y = x; }
+DEVICE void narrow(double x, double& y) { y = x; }
+DEVICE void narrow(float x, float16& y) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
+DEVICE void narrow(float x, bfloat16& y) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
+
+// two numbers as one register of a matrix fragment, the first in the lower half
+DEVICE u32 pair(float low, float high, float16) {
+    u32 both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+DEVICE u32 pair(float low, float high, bfloat16) {
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+
+// 2 to the x. That of float is off by 2 units in the last place at most, is 1 at 0 and 0 at -infinity
+DEVICE float power(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE double power(double x) { return exp2(x); }
+DEVICE float logarithm(float x) { return log2f(x); }
+DEVICE double logarithm(double x) { return log2(x); }
+DEVICE float largest(float x, float y) { return fmaxf(x, y); }
+DEVICE double largest(double x, double y) { return fmax(x, y); }
+
+// the sum and the maximum over groups of LANES neighbouring lanes, which all of them get
+template <int LANES, class T> DEVICE T group_sum(T x) {
+#pragma unroll
+    for (int other = LANES / 2; other > 0; other /= 2) x += __shfl_xor_sync(ALL_LANES, x, other);
+    return x;
+}
+template <int LANES, class T> DEVICE T group_largest(T x) {
+#pragma unroll
+    for (int other = LANES / 2; other > 0; other /= 2) x = largest(x, __shfl_xor_sync(ALL_LANES, x, other));
+    return x;
+}
+
+DEVICE u32 shared_address(const void* place) { return u32(__cvta_generic_to_shared(place)); }
+
+// 16 bytes to shared memory, of which the first `bytes` are read and the others become zero; both ends at
+// multiples of 16. They are there when `copies_wait` and a barrier after it have passed.
+DEVICE void copy_async(void* to, const void* from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+}
+DEVICE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// until all but the latest PENDING groups of this thread are there
+template <int PENDING> DEVICE void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory");
+}
+
+// four 8 x 8 matrices; lane l gives the row l % 8 of matrix l / 8. A transposed one is spread as if it were
+// stored by columns
+DEVICE void load_matrices(u32 (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+}
+DEVICE void load_transposed(u32 (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+}
+
+// sums (16 x 8) += a (16 x 16) b (16 x 8); lane l holds the sums of the rows l / 4 and l / 4 + 8, columns 2
+// (l % 4) and the next: numbers 2 n and 2 n + 1 of an array for each row
+#define XF_MULTIPLY_ADD(type, name) \
+    template <int N> \
+    DEVICE void multiply_add(float (&sums)[2][N], int n, const u32 (&a)[4], u32 b0, u32 b1, type) { \
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name ".f32 {%0, %1, %2, %3}, " \
+                     "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                     : "+f"(sums[0][2 * n]), "+f"(sums[0][2 * n + 1]), "+f"(sums[1][2 * n]), \
+                       "+f"(sums[1][2 * n + 1]) \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)); \
+    }
+XF_MULTIPLY_ADD(float16, "f16")
+XF_MULTIPLY_ADD(bfloat16, "bf16")
