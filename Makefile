@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PROOFS := $(wildcard tests/test_ptx*.py tests/test_gpu*.py)  # what `make proof` runs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help arena test proof proof-all coverage mutate lint bench-check bench peers golden check clean
@@ -14,7 +15,7 @@ help:
 	@echo "make coverage   lines and branches of the specification that no test reaches"
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make lint    ruff"
-	@echo "make check   lint, test and asv check: what CI runs"
+	@echo "make check   lint, asv check, proof and test: what CI runs"
 	@echo "make bench   airspeed velocity on this commit (QUICK=1: once each)"
 	@echo "make peers   exact attention and every variant beside torch, its packages, ONNX Runtime and OpenVINO"
 	@echo "make clean   remove .venv"
@@ -39,11 +40,11 @@ arena: $(VENV)/.with-arena
 test: $(VENV)/.with-test
 	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto --dist worksteal -m unjitted
 	$(RUN) -m pytest -q tests/test_kernels.py  # runs two processes at a time by itself
-	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py
+	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py $(PROOFS:%=--ignore %)
 
 # with -rs it says what it had to skip, and why
 proof: $(VENV)/.with-proof
-	$(RUN) -m pytest -q -rs -n auto --dist worksteal tests/test_ptx*.py tests/test_gpu*.py
+	$(RUN) -m pytest -q -rs -n auto --dist worksteal $(PROOFS)
 
 proof-all: export XFACCEL_PROOF := all
 proof-all: proof
@@ -71,7 +72,7 @@ bench: $(VENV)/.with-bench
 peers: $(VENV)/.with-peers
 	$(RUN) asv_benchmarks/peers.py $(PEERS)
 
-check: lint bench-check test
+check: lint bench-check proof test
 
 clean:
 	rm -rf $(VENV)
