@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-KINDS = ("full", "causal", "window", "linear", "idle", "widths", "variants")
+KINDS = ("full", "causal", "window", "linear", "idle", "widths", "half", "terms", "variants")
 SIDE = 256               # keys that a window sees on either side
 
 
@@ -23,7 +23,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lengths", nargs="+", type=int, help="n of full and causal (default: 64 to 8192)")
     parser.add_argument("--long", type=int, help="n of window and linear (default: 16384)")
     parser.add_argument("--gaps", nargs="+", type=float, default=[20, 200], metavar="MS", help="of idleness")
-    parser.add_argument("--n", type=int, help="n of variants (default: 4096)")
+    parser.add_argument("--n", type=int, help="n of terms and variants (default: 4096)")
     parser.add_argument("--names", nargs="+", default=[], help="which variants (default: all)")
     parser.add_argument("--peer-dir", type=Path, help="checkouts of peers that exist only in git")
     parser.add_argument("--heads", type=int, default=8, help="of all but variants, which have 8")

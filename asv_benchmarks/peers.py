@@ -17,6 +17,7 @@ import threading
 
 import contest  # before NumPy: it tells BLAS how many threads it has
 import numpy as np
+import own_forms
 from contest import MISSING, OPTIONS, SIDE, Array, Contender, error_of, load, measure, ours
 from numba import njit
 from numba.extending import intrinsic
@@ -201,6 +202,12 @@ def every_comparison() -> None:
             compare("full", n, OPTIONS.gaps)
     if "widths" in OPTIONS.only:
         compare_widths()
+    if "half" in OPTIONS.only:
+        for n in OPTIONS.lengths:
+            if n >= 1024:
+                own_forms.half(n, lambda *arrays: truth("full", *arrays), ROUNDS)
+    if "terms" in OPTIONS.only:
+        own_forms.terms(ROUNDS)
     if "variants" in OPTIONS.only:
         import peer_variants  # not before it is asked for: it loads the suite of asv
         peer_variants.compare()

@@ -4,6 +4,8 @@ NumPy casts float16 one number at a time, which takes longer than linear attenti
 the same numbers, rounded to the nearest, of two to the even one.
 """
 
+import functools
+
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
@@ -139,6 +141,7 @@ def _cast(x: Array, dtype: np.dtype, cast: int) -> Array:
     return out
 
 
+@functools.cache
 def _in_hardware() -> bool:
     """Whether this CPU casts float16 itself; LLVM would call a function that is not there."""
     features = llvm.get_host_cpu_features()
