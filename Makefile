@@ -53,7 +53,7 @@ proof-all: proof
 coverage: $(VENV)/.with-test
 	$(RUN) -m coverage run --branch --source=xfref --data-file=$(VENV)/coverage -m pytest -q -p no:cacheprovider \
 	  -k 'not xfaccel' tests/laws tests/lra tests/test_laws.py tests/test_golden.py tests/test_bad_input.py \
-	  tests/test_rules.py
+	  tests/test_rules.py tests/test_half.py
 	$(RUN) -m coverage report --data-file=$(VENV)/coverage --show-missing --skip-covered --fail-under=100
 
 mutate: $(VENV)/.with-test

@@ -139,3 +139,13 @@ def test_one_head_of_keys_for_many_is_cast_once(rng, monkeypatch):
     k = np.broadcast_to(q[:1], q.shape)
     xfaccel.attention(q, k, k)
     assert cast == [q.size, q.size // 8, q.size // 8]
+
+
+@BOTH
+@EACH
+def test_integers_that_come_out_stay_integers(package, dtype, rng):
+    q, _, _ = qkv(rng, dtype)
+    directions = rng.standard_normal((4, 2, 3))
+    buckets = package.lsh_buckets(q, directions)
+    assert buckets.dtype.kind == "i"
+    np.testing.assert_array_equal(buckets, package.lsh_buckets(q.astype(np.float32), directions))

@@ -320,3 +320,11 @@ def test_folders_that_are_none(tmp_path):
         pathfinder.read_folder(tmp_path)
     with pytest.raises(ValueError, match="part must be one of train, validation, test, got 'dev'"):
         pathfinder.read_folder(tmp_path, "dev")
+
+
+def test_where_nothing_has_room_there_is_no_path_and_nothing_is_taken():
+    canvas = pathfinder._Canvas(np.random.default_rng(0), pathfinder.parameters(32), 1)
+    canvas.taken[...] = True
+    assert pathfinder._one_path(canvas) is None
+    assert pathfinder._distractors(canvas) == []
+    assert canvas.taken.all()
