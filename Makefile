@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 PROOFS := $(wildcard tests/test_ptx*.py tests/test_gpu*.py)  # what `make proof` runs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help arena test proof proof-all coverage mutate lint bench-check bench peers golden check clean
+.PHONY: help arena test proof proof-all coverage mutate fuzz lint bench-check bench peers golden check clean
 
 help:
 	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification"
@@ -14,6 +14,7 @@ help:
 	@echo "make proof-all   the same, and each form of each kernel compiled for every architecture"
 	@echo "make coverage   lines and branches of the specification that no test reaches"
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
+	@echo "make fuzz    SECONDS=600 READER=png: broken files for the readers of the Long Range Arena, default all"
 	@echo "make lint    ruff"
 	@echo "make check   lint, asv check, proof and test: what CI runs"
 	@echo "make bench   airspeed velocity on this commit (QUICK=1: once each)"
@@ -55,6 +56,9 @@ coverage: $(VENV)/.with-test
 	  -k 'not xfaccel' tests/laws tests/lra tests/test_laws.py tests/test_golden.py tests/test_bad_input.py \
 	  tests/test_rules.py tests/test_half.py
 	$(RUN) -m coverage report --data-file=$(VENV)/coverage --show-missing --skip-covered --fail-under=100
+
+fuzz: $(VENV)/.with-test
+	@$(RUN) tests/fuzz.py $(or $(SECONDS),600) $(READER)
 
 mutate: $(VENV)/.with-test
 	@$(RUN) tests/mutate.py $(PAPER)
