@@ -353,7 +353,7 @@ def with_row(text, paper, number, survivors):
 
 def main(paper):
     path = next(iter([*ROOT.glob(f"xfref/{paper}.py"), *ROOT.glob(f"xfref/*/{paper}.py")]), None)
-    if path is None:
+    if path is None or path.stem != paper:  # its folder is none of the name
         raise SystemExit(f"no file {paper}.py in xfref; make mutate PAPER=reformer")
     text = path.read_text()
     mutants, names = mutants_of(text), names_in(text) | {paper}

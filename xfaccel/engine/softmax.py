@@ -106,7 +106,9 @@ def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool 
 def _plane_of(axes: tuple[int, ...], lead: tuple[int, ...]) -> Array:
     """The plane of each leading entry, planes being laid out over `axes`."""
     planes = np.arange(math.prod(axes), dtype=np.int64).reshape(axes)
-    return np.ascontiguousarray(np.broadcast_to(planes, lead)).ravel()
+    planes = np.ascontiguousarray(np.broadcast_to(planes, lead)).ravel()
+    planes.setflags(write=False)  # as every kept array: a GPU holds on to it
+    return planes
 
 
 def _key_rows(key_mask: Array | None, k: Array, lead: tuple[int, ...]) -> Rows | None:
