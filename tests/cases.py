@@ -917,6 +917,17 @@ SPECIAL = [
             rng, 8, 6, c=2) | dict(causal=True)),
     )),
     # features
+    # so many heads that keys and queries are one pass
+    *(special(function, f"eight heads, {kind}, {what}", Shape(n, m, 5, 70, (8,), (8,)),
+              lambda rng, options=options, m=m: options(rng) | dict(key_mask=rng.random((8, m)) < 0.7),
+              size=0.3)
+      for function, kind, options in (
+          ("linear_transformer", "elu", lambda rng: {}), *(
+              ("performer", kind, lambda rng, kind=kind: dict(
+                  features=kind, projection=rng.standard_normal((12, 5))))
+              for kind in ("positive", "hyperbolic", "trigonometric", "relu")))
+      for what, n, m in (("more keys", 70, 130), ("more queries", 130, 66), ("no keys", 7, 0),
+                         ("no queries", 0, 7))),
     special("linear_transformer", "large and small entries", Shape(20, 20), size=6.0),
     *(special("performer", f"{kind}, {what}", shape, lambda rng, kind=kind, options=options:
               options(rng) | dict(features=kind), size=0.3 if kind == "trigonometric" else 1.0)

@@ -149,3 +149,11 @@ def test_integers_that_come_out_stay_integers(package, dtype, rng):
     buckets = package.lsh_buckets(q, directions)
     assert buckets.dtype.kind == "i"
     np.testing.assert_array_equal(buckets, package.lsh_buckets(q.astype(np.float32), directions))
+
+
+@EACH
+def test_weights_by_name_are_taken_too(dtype, rng):
+    x = qkv(rng, dtype)[0]
+    weights = {name: w.astype(dtype) for name, w in xfref.feed_forward_weights(rng, 4, 8).items()}
+    wide = {name: w.astype(np.float32) for name, w in weights.items()}
+    same_bits(xfref.feed_forward(x, weights), xfref.feed_forward(x.astype(np.float32), wide).astype(dtype))

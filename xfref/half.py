@@ -6,7 +6,7 @@ result is rounded once.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -52,9 +52,11 @@ def _is_half(x: object) -> bool:
 
 
 def _wide(x: object) -> object:
-    """Arrays of 16 bits as float32, also within tuples and lists; all else as it is."""
+    """Arrays of 16 bits as float32, also within tuples, lists and weights by name; all else as it is."""
     if isinstance(x, tuple | list):
         return type(x)(map(_wide, x))
+    if isinstance(x, Mapping):
+        return {name: _wide(part) for name, part in x.items()}
     return x.astype(np.float32) if _is_half(x) else x
 
 
