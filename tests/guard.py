@@ -237,6 +237,12 @@ def add_rows(draw):
                        np.broadcast_to(np.arange(TILE) < count, (keys, TILE)))
 
 
+def add_shared(draw):
+    for keys in COUNTS:
+        bias = draw.spoiled(draw(1, keys + TILE - 1), -np.inf)
+        yield Call((draw(keys, TILE), keys, bias), SUM, True)
+
+
 def add_lanes(draw):
     for keys, count in itertools.product(COUNTS, COUNTS):
         for bias in (draw.spoiled(draw.rows(count, 1), -np.inf), draw(1, count).T):
@@ -369,8 +375,8 @@ TWINS = {
     "tile": dict(pack=pack, scores=scores, scores_past=scores_past, softmax=softmax_step,
                  accumulate=accumulate, accumulate_past=accumulate_past, unpack=unpack, fill=fill, fold=fold,
                  hide_band=hide_band, hide_bits=hide_bits, hide_labels=hide_labels,
-                 add_rows=add_rows, add_lanes=add_lanes,
-                 add_skewed=add_skewed, copy_rows=copy_rows),
+                 add_rows=add_rows, add_shared=add_shared,
+                 add_lanes=add_lanes, add_skewed=add_skewed, copy_rows=copy_rows),
     "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
     "features": dict(pad_rows=pad_rows, closest=closest, elu=elu, relu=relu, half_squares=half_squares,
                      combine=combine, multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,

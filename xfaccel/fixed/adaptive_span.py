@@ -17,6 +17,7 @@ from xfaccel.engine.softmax import attend
 
 Array = np.ndarray
 QUERIES = 512  # in a block, where each query has a span of its own
+ROUND = 16     # tokens
 
 
 def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: float,
@@ -31,7 +32,7 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n (span + ramp) (d + e)) time by each head's own span.
     Memory: threads * (relative(d, e) if position_keys else tile(d, e))
-        + heads * (4 * n + rows * (span + ramp + 64) * size); `span` is the longest, and rows is 2, for spans
+        + heads * (4 * n + rows * (span + ramp + 144) * size); `span` is the longest, and rows is 2, for spans
     per token 2 n but 1024 at most.
     """
     n, m = lengths(q, k, v)
@@ -47,11 +48,12 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
         if longest < 0:
             raise ValueError("position_keys needs at least 1 row, that of distance 0, got 0")
         farthest_first = position_keys[..., ::-1, :]
-    # how far a head may look, in whole tiles: then spans that differ a little share their lists of tiles
-    reach = np.ceil((ramp + span.max(axis=-1, initial=0)) / tiles.TILE) * tiles.TILE
+    # how far a head may look, rounded up: then spans that differ a little share their lists of tiles
+    reach = np.ceil((ramp + span.max(axis=-1, initial=0)) / ROUND) * ROUND
     reach = np.minimum(reach, min(longest, m)).astype(int)
     furthest, alike = int(reach.max(initial=0)), span.shape[-1] == 1
-    distance = np.arange(max(furthest, 1), 0, -1)
+    # also those that only pairs outside the band have: then no tile reaches beyond the ends of the bias
+    distance = np.arange(furthest + tiles.TILE - 1, -tiles.TILE, -1)
 
     def block(first, last):
         keys = slice(max(first + m - n - furthest, 0), last + m - n)
@@ -63,7 +65,8 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
         bands = _bands(last - first, keys.stop - keys.start, tuple(reach.ravel().tolist()))
         return attend(own, k[..., keys, :], v[..., keys, :], bands, plane_axes=reach.shape,
                       key_mask=None if key_mask is None else key_mask[..., keys],
-                      distance_bias=(bias, -len(distance)), relative=relative, scale=scale, with_lse=False)[0]
+                      distance_bias=(bias, -int(distance[0])), relative=relative, scale=scale,
+                      with_lse=False)[0]
 
     if alike or n <= QUERIES:
         return block(0, n)

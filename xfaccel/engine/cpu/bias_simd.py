@@ -46,6 +46,22 @@ def add_rows(typing, s, keys, count, bias, row, zero):
 
 
 @intrinsic
+def add_shared(typing, s, keys, bias, zero):
+    def emit(e, s, keys, bias):
+        backwards = list(reversed(range(e.width)))
+
+        def key(j):
+            for first in range(0, TILE, e.width):
+                place = e.at(s, e.times(j, e.row), first * e.size)
+                lanes = e.load(e.at(bias, e.times(j, e.size), (TILE - first - e.width) * e.size))
+                lanes = e.shuffle(lanes, lanes, backwards)
+                e.store(e.multiply_add(lanes, e.splat(LOG2_E), e.load(place)), place)
+
+        e.loop(0, keys, key)
+    return kernel(emit, zero, "iii")
+
+
+@intrinsic
 def add_lanes(typing, s, keys, count, bias, row, zero):
     def emit(e, s, keys, count, bias, row):
         def lanes(first):

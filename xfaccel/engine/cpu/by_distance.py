@@ -32,6 +32,8 @@ with cache.enabled():
         if most <= 0 or least >= last:
             by_lane += column * (0 if most <= 0 else last)
             micro.add_lanes(s, keys, count, by_lane, across, zero)
+        elif here >= TILE - 1 and most <= last and across == 0 and step == 1 and key_step * column == size:
+            micro.add_shared(s, keys, by_lane + (here - (TILE - 1)) * column, zero)
         elif least >= 0 and most <= last and key_step * column == size:
             # a dense bias whose rows begin one entry earlier from lane to lane
             by_lane += here * column

@@ -214,6 +214,16 @@ def add_rows(s, keys, count, bias, row, zero):
 
 
 @njit(**OPTIONS)
+def add_shared(s, keys, bias, zero):
+    """s[j, lane] += bias[TILE - 1 + j - lane] in units of log 2: by distance, the same for all lanes."""
+    tile, source = table(s, keys, TILE, zero), table(bias, 1, keys + TILE - 1, zero)
+    factor = real(LOG2_E, zero)
+    for j in range(keys):
+        for lane in range(TILE):
+            tile[j, lane] += source[0, TILE - 1 + j - lane] * factor
+
+
+@njit(**OPTIONS)
 def add_lanes(s, keys, count, bias, row, zero):
     """s[j, lane] += bias[lane], turned into units of log 2, for all keys alike."""
     tile, source = table(s, keys, TILE, zero), grid(bias, count, 1, row, 0, zero)

@@ -9,7 +9,15 @@ import functools
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from xfaccel.engine.cpu.bias_simd import add_lanes, add_rows, add_skewed, hide_band, hide_bits, hide_labels
+from xfaccel.engine.cpu.bias_simd import (
+    add_lanes,
+    add_rows,
+    add_shared,
+    add_skewed,
+    hide_band,
+    hide_bits,
+    hide_labels,
+)
 from xfaccel.engine.cpu.products_simd import accumulate, accumulate_past, scores, scores_past
 from xfaccel.engine.cpu.tile_plain import (
     add_bias,
@@ -24,7 +32,7 @@ from xfaccel.engine.cpu.tile_plain import (
 from xfaccel.engine.cpu.vector import I64, columns_of, kernel, rows_of
 from xfaccel.engine.tiles import TILE
 
-__all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows",
+__all__ = ["accumulate", "accumulate_past", "add_bias", "add_clipped", "add_lanes", "add_rows", "add_shared",
            "add_skewed", "copy_row", "copy_rows", "copy_seen", "fill", "fold", "hide_band", "hide_bits",
            "hide_keys", "hide_labels", "hide_mask", "logarithms", "pack", "scores", "scores_past",
            "seen_keys", "softmax", "unpack"]
