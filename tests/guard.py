@@ -31,6 +31,8 @@ from xfaccel.engine.cpu import (
     gather,
     hashing,
     kernels,
+    pairs_plain,
+    pairs_simd,
     product,
     rows_plain,
     rows_simd,
@@ -371,6 +373,50 @@ def decay(draw):
         yield Call((draw(count, TILE), count, keys, lanes, reference), EXP2 + 1)
 
 
+# pairs of bfloat16, with what lies halfway, subnormals and NaN among them; their sums are float32 alone
+
+
+def brain_rows(draw, count, width):
+    """Rows of bfloat16 that begin at multiples of 4 bytes."""
+    bits = draw(count, width + 2 * draw.rng.integers(0, 3)).astype(np.float32).view(np.uint32) >> 16
+    return bits.astype(np.uint16)[:, :width]
+
+
+def pack_pairs(draw):
+    for count, width in itertools.product(COUNTS, WIDTHS):
+        x = draw.spoiled(brain_rows(draw, count, 2 * width), 0x7FC1, 0xFFFF, 1)
+        yield Call((x, x.strides[0], count, width, np.zeros((width, TILE), np.uint32)))
+
+
+def score_pairs(draw):
+    for keys, width in itertools.product(COUNTS, WIDTHS):
+        k, queries = brain_rows(draw, keys, 2 * width), brain_rows(draw, width, 2 * TILE)
+        yield Call((k, k.strides[0], keys, width, np.ascontiguousarray(queries), np.float32(0.3),
+                    np.zeros((keys, TILE), np.float32)), SUM, True)
+
+
+def round_rows(draw):
+    for rows in COUNTS:
+        s = draw.spoiled(draw(rows, TILE).astype(np.float32), np.nan, np.inf, 1e-40)
+        s.view(np.uint32)[:, ::3] &= 0xFFFF8000
+        s.view(np.uint32)[:, ::9] |= 0x8000  # halfway between two
+        # the rows beyond the pairs are nobody's
+        yield Call((s.view(np.uint32), rows), where=np.broadcast_to(
+            np.arange(rows)[:, None] < (rows + 1) // 2, s.shape))
+
+
+def pair_rows(draw):
+    for rows, width in itertools.product(COUNTS, WIDTHS):
+        x = draw.spoiled(brain_rows(draw, rows, width), 0x7FC1, 0xFFFF, 1)
+        yield Call((x, x.strides[0], rows, width, np.zeros(((rows + 1) // 2, width), np.uint32)))
+
+
+def add_pairs(draw):
+    for keys, width in itertools.product(COUNTS, WIDTHS):
+        p, v = (np.ascontiguousarray(brain_rows(draw, keys, 2 * columns)) for columns in (TILE, width))
+        yield Call((p, keys, v, width, draw.positive(1, TILE), draw(width, TILE)), SUM, True)
+
+
 TWINS = {
     "tile": dict(pack=pack, scores=scores, scores_past=scores_past, softmax=softmax_step,
                  accumulate=accumulate, accumulate_past=accumulate_past, unpack=unpack, fill=fill, fold=fold,
@@ -378,12 +424,14 @@ TWINS = {
                  add_rows=add_rows, add_shared=add_shared,
                  add_lanes=add_lanes, add_skewed=add_skewed, copy_rows=copy_rows),
     "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
+    "pairs": dict(pack_pairs=pack_pairs, score_pairs=score_pairs, round_rows=round_rows, pair_rows=pair_rows,
+                  add_pairs=add_pairs),
     "features": dict(pad_rows=pad_rows, closest=closest, elu=elu, relu=relu, half_squares=half_squares,
                      combine=combine, multiply=multiply, weigh=weigh, largest_in_lanes=largest_in_lanes,
                      raise_tops=raise_tops, sum_lanes=sum_lanes, triangle=triangle, decay=decay),
 }
 FORMS = {"tile": (tile_plain, tile_simd), "rows": (rows_plain, rows_simd),
-         "features": (features_plain, features_simd)}
+         "pairs": (pairs_plain, pairs_simd), "features": (features_plain, features_simd)}
 
 
 def compiled(kernel: Callable) -> Callable:
@@ -421,6 +469,8 @@ def check_twins(dtype: type) -> None:
     zero = dtype(0)
     for group, (plain_module, vector_module) in FORMS.items():
         for name, calls in TWINS[group].items():
+            if group == "pairs" and dtype is not np.float32:
+                continue
             plain, drawn = getattr(plain_module, name), list(calls(Draw(dtype)))
             expected = {}
             for size in VECTOR_BYTES:

@@ -4,6 +4,7 @@ What may end a process or needs settings of its own runs in processes that `guar
 time; the tests read their reports.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,13 +19,14 @@ import guard
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
 from numba.core import config
 
 import xfaccel
-from xfaccel.engine.cpu import cache, features_plain, threads
+from xfaccel.engine.cpu import cache, features_plain, threads, vector
 from xfaccel.engine.cpu.memory import compare_swap, fetch_add, pause, peek, store_int
-from xfaccel.engine.cpu.vector import vector_bytes
+from xfaccel.engine.cpu.products_simd import emit_scores
 
 ROOT = Path(__file__).parents[1]
 DTYPES = ("float32", "float64")
@@ -35,7 +37,7 @@ HASWELL = dict(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=",".join(
 # what a process must not take over from this one
 SETTINGS = ("XFACCEL_KERNELS", "XFACCEL_VECTOR_BYTES", "NUMBA_BOUNDSCHECK", "NUMBA_CPU_NAME",
             "NUMBA_CPU_FEATURES")
-OWN_BYTES = vector_bytes()
+OWN_BYTES = vector.vector_bytes()
 RESTRICTED = OWN_BYTES == 64 and bool(llvm.get_host_cpu_features().get("avx2"))
 
 CASES = [  # every engine in each of its forms, and what only one of its micro-kernels does
@@ -130,10 +132,34 @@ def run(name, folder):
 @jitted
 @pytest.mark.parametrize("size", guard.VECTOR_BYTES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", [name for group in guard.TWINS.values() for name in group] + ["exp2"])
+@pytest.mark.parametrize("kernel", [*itertools.chain(*guard.TWINS.values()), "exp2"])
 def test_vectors_do_what_the_plain_loop_says(kernel, dtype, size, reports):
     """At every tail, beside forbidden pages."""
+    if kernel in guard.TWINS["pairs"] and dtype != "float32":
+        pytest.skip("sums of products of bfloat16 are float32")
     reports(f"kernels {dtype}").check(f"{kernel} {size}")
+
+
+def test_a_cpu_that_multiplies_pairs_of_bfloat16_is_told_to(monkeypatch):
+    """Compiled for one that has the instruction, a step is that instruction, and all sums stay in registers.
+
+    Elsewhere it is made of others, which the tests above run.
+    """
+    monkeypatch.setattr(vector, "multiplies_pairs", lambda: True)
+    monkeypatch.setattr(vector, "vector_bytes", lambda: 64)
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [vector.I64] * 6), "score_pairs")
+    e = vector.Emitter(ir.IRBuilder(function.append_basic_block()), types.float32)
+    k, k_row, keys, pairs, queries, out = function.args
+    emit_scores(e, k, k_row, e.index(4), keys, pairs, queries, out, pairs=True)
+    e.builder.ret_void()
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
+    machine = target.create_target_machine(cpu="cooperlake", opt=3)
+    lines = machine.emit_assembly(llvm.parse_assembly(str(module))).splitlines()
+    assert sum("vdpbf16ps" in line for line in lines) == 16 + 4  # 4 x 4 sums, and 4 for each key left over
+    assert not any("vfmadd" in line or ("zmm" in line and "rsp" in line) for line in lines)
 
 
 @pytest.mark.parametrize("group", guard.TWINS)
@@ -167,7 +193,7 @@ def test_a_restricted_cpu_is_asked_for_its_own_registers(reports):
 def test_vector_bytes_are_checked(monkeypatch):
     monkeypatch.setenv("XFACCEL_VECTOR_BYTES", "48")
     with pytest.raises(ValueError, match="16, 32 or 64, got '48'"):
-        vector_bytes()
+        vector.vector_bytes()
 
 
 # 2**x

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 
 from xfaccel.arrays import address, empty
 from xfaccel.engine.cpu import cache, threads
+from xfaccel.engine.cpu.brain import INT, SHORT, from_brain, to_brain
 from xfaccel.engine.cpu.kernels import PLAIN
 from xfaccel.engine.cpu.memory import fetch_add, load_int
 from xfaccel.engine.cpu.tile_plain import OPTIONS
@@ -22,7 +23,6 @@ from xfaccel.engine.cpu.vector import kernel
 Array = np.ndarray
 _CHUNK = 1 << 15  # numbers: one helping of a thread
 _WORK = 16        # a cast takes as long as so many multiplications
-_SHORT, _INT = ir.IntType(16), ir.IntType(32)
 
 # byte offsets in the job record
 (NEXT, TOTAL, SOURCE, TARGET, COUNT, CAST) = range(0, 8 * 6, 8)
@@ -34,7 +34,7 @@ def _each(cast, read, write):
     def emit(e, source, target, count):
         build = e.builder
         whole = build.sub(count, build.srem(count, e.index(e.width)))
-        sizes = [4 if kind == _INT or isinstance(kind, ir.FloatType) else 2 for kind in (read, write)]
+        sizes = [4 if kind == INT or isinstance(kind, ir.FloatType) else 2 for kind in (read, write)]
 
         def step(width, wrap):
             def one(i):
@@ -47,27 +47,6 @@ def _each(cast, read, write):
         e.loop(0, whole, step(e.width, lambda kind: ir.VectorType(kind, e.width)), step=e.width)
         e.loop(whole, count, step(1, lambda kind: ir.VectorType(kind, 1)))
     return emit
-
-
-def _bits(build, kind, number):
-    return ir.Constant(kind, [number] * kind.count)
-
-
-def _from_brain(build, x, wrap):
-    wide = build.zext(x, wrap(_INT))
-    return build.bitcast(build.shl(wide, _bits(build, wide.type, 16)), wrap(ir.FloatType()))
-
-
-def _to_brain(build, x, wrap):
-    bits = build.bitcast(x, wrap(_INT))
-    high = build.lshr(bits, _bits(build, bits.type, 16))
-    odd = build.and_(high, _bits(build, bits.type, 1))
-    rounded = build.add(bits, build.add(odd, _bits(build, bits.type, 0x7FFF)))
-    # a NaN whose bits lie in the lower half alone would become an infinity
-    quiet = build.or_(high, _bits(build, bits.type, 0x40))
-    result = build.select(build.fcmp_unordered("uno", x, x), quiet,
-                          build.lshr(rounded, _bits(build, bits.type, 16)))
-    return build.trunc(result, wrap(_SHORT))
 
 
 @intrinsic
@@ -86,12 +65,12 @@ def _narrow(typing, source, target, count, zero):
 
 @intrinsic
 def _widen_brain(typing, source, target, count, zero):
-    return kernel(_each(_from_brain, _SHORT, ir.FloatType()), zero, "iii")
+    return kernel(_each(from_brain, SHORT, ir.FloatType()), zero, "iii")
 
 
 @intrinsic
 def _narrow_brain(typing, source, target, count, zero):
-    return kernel(_each(_to_brain, ir.FloatType(), _SHORT), zero, "iii")
+    return kernel(_each(to_brain, ir.FloatType(), SHORT), zero, "iii")
 
 
 with cache.enabled():

@@ -2,7 +2,7 @@
 
 XFACCEL_KERNELS=plain asks for the plain loops; runs without JIT compilation have nothing else. `tile` holds
 the kernels of the softmax engine, which the scan engine shares, `features` those of the scan engine alone,
-`rows` those for keys that lie anywhere.
+`rows` those for keys that lie anywhere, `pairs` those for products of bfloat16.
 """
 
 import os
@@ -20,10 +20,12 @@ PLAIN = bool(config.DISABLE_JIT) or _CHOSEN == "plain"
 with cache.enabled():
     if PLAIN:
         from xfaccel.engine.cpu import features_plain as features
+        from xfaccel.engine.cpu import pairs_plain as pairs
         from xfaccel.engine.cpu import rows_plain as rows
         from xfaccel.engine.cpu import tile_plain as tile
     else:
         from xfaccel.engine.cpu import features_simd as features
+        from xfaccel.engine.cpu import pairs_simd as pairs
         from xfaccel.engine.cpu import rows_simd as rows
         from xfaccel.engine.cpu import tile_simd as tile
 
@@ -32,7 +34,7 @@ if not config.DISABLE_JIT:
     # the first call
     cpu_target.typing_context.refresh()
 
-__all__ = ["PLAIN", "describe", "features", "rows", "tile"]
+__all__ = ["PLAIN", "describe", "features", "pairs", "rows", "tile"]
 
 
 def describe() -> str:

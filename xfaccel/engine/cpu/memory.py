@@ -26,14 +26,14 @@ def twin(emit: Callable) -> Callable:
     return lambda python: python if config.DISABLE_JIT else emit
 
 
-def _pointer(builder, address, element=_BYTE):
+def pointer_to(builder, address, element=_BYTE):
     return builder.inttoptr(address, ir.PointerType(element))
 
 
 @intrinsic
 def _load_int(typing, address):
     def generate(context, builder, signature, arguments):
-        return builder.load(_pointer(builder, arguments[0], ir.IntType(64)))
+        return builder.load(pointer_to(builder, arguments[0], ir.IntType(64)))
     return types.int64(types.int64), generate
 
 
@@ -47,7 +47,7 @@ def load_int(address):
 def _start_of(typing, place, entry):
     def generate(context, builder, signature, arguments):
         def load(address):
-            return builder.load(_pointer(builder, address, integer))
+            return builder.load(pointer_to(builder, address, integer))
 
         integer = ir.IntType(64)
         eight = ir.Constant(integer, 8)
@@ -65,7 +65,7 @@ def start_of(place, entry):
 @intrinsic
 def _load_byte(typing, address):
     def generate(context, builder, signature, arguments):
-        byte = builder.load(_pointer(builder, arguments[0]))
+        byte = builder.load(pointer_to(builder, arguments[0]))
         return builder.zext(byte, ir.IntType(64))
     return types.int64(types.int64), generate
 
@@ -79,7 +79,7 @@ def load_byte(address):
 @intrinsic
 def _load_real(typing, address, zero):
     def generate(context, builder, signature, arguments):
-        return builder.load(_pointer(builder, arguments[0], context.get_value_type(zero)))
+        return builder.load(pointer_to(builder, arguments[0], context.get_value_type(zero)))
     return zero(types.int64, zero), generate
 
 
@@ -92,7 +92,7 @@ def load_real(address, zero):
 @intrinsic
 def _store_real(typing, address, value, zero):
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(builder, arguments[0], context.get_value_type(zero))
+        pointer = pointer_to(builder, arguments[0], context.get_value_type(zero))
         builder.store(arguments[1], pointer)
         return context.get_dummy_value()
     return types.void(types.int64, zero, zero), generate
@@ -131,7 +131,7 @@ def size_of(zero):
 @intrinsic
 def _fetch_add(typing, address, amount):
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(builder, arguments[0], ir.IntType(64))
+        pointer = pointer_to(builder, arguments[0], ir.IntType(64))
         return builder.atomic_rmw("add", pointer, arguments[1], "seq_cst")
     return types.int64(types.int64, types.int64), generate
 
@@ -149,7 +149,7 @@ def fetch_add(address, amount):
 @intrinsic
 def _peek(typing, address):
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(builder, arguments[0], ir.IntType(64))
+        pointer = pointer_to(builder, arguments[0], ir.IntType(64))
         return builder.load_atomic(pointer, "acquire", 8)
     return types.int64(types.int64), generate
 
@@ -163,7 +163,7 @@ def peek(address):
 @intrinsic
 def _compare_swap(typing, address, old, new):
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(builder, arguments[0], ir.IntType(64))
+        pointer = pointer_to(builder, arguments[0], ir.IntType(64))
         result = builder.cmpxchg(pointer, arguments[1], arguments[2], "seq_cst")
         return builder.extract_value(result, 1)
     return types.boolean(types.int64, types.int64, types.int64), generate
@@ -183,7 +183,7 @@ def compare_swap(address, old, new):
 @intrinsic
 def _store_int(typing, address, value):
     def generate(context, builder, signature, arguments):
-        builder.store(arguments[1], _pointer(builder, arguments[0], ir.IntType(64)))
+        builder.store(arguments[1], pointer_to(builder, arguments[0], ir.IntType(64)))
         return context.get_dummy_value()
     return types.void(types.int64, types.int64), generate
 

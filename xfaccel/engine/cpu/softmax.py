@@ -14,6 +14,7 @@ from numba import njit
 from xfaccel.arrays import Rows, address, scratch
 from xfaccel.engine.cpu import by_distance, cache, threads
 from xfaccel.engine.cpu.kernels import features as extra
+from xfaccel.engine.cpu.kernels import pairs
 from xfaccel.engine.cpu.kernels import tile as micro
 from xfaccel.engine.cpu.memory import (
     fetch_add,
@@ -39,9 +40,10 @@ FOLD = 16  # tiles of keys that are added up apart
  KEY_MASK, _, KEY_MASK_COLUMN, MASK, _, MASK_ROW, MASK_COLUMN, BIAS, _, BIAS_ROW, BIAS_COLUMN,
  Q_LABEL, _, Q_LABEL_ROW, K_LABEL, _, K_LABEL_ROW, LABELS, LIMITS,  # how many, and the limits of each
  Q_ORDER, _, K_ORDER, _, SO_FAR,    # where the rows lie; whether the output holds the result for other keys
+ PAIRS,                             # whether q, k and v are bfloat16, multiplied in pairs
  PLANES, PLANE_OF, TILES, OFFSETS, SEGMENTS, MASKS,  # the tile list, and the plane of each leading entry
  SCRATCH, SCRATCH_SIZE,   # bytes per thread
- DISTANCE) = range(0, 8 * 54, 8)  # a record of `by_distance`
+ DISTANCE) = range(0, 8 * 55, 8)  # a record of `by_distance`
 
 
 with cache.enabled():
@@ -49,8 +51,8 @@ with cache.enabled():
     def _work(job, key_mask, special, distance, zero):
         """Take tiles until there are none.
 
-        `key_mask`, `special` (dense mask or bias, labels, orders) and `distance` (a bias or keys by distance)
-        are None where there is none: then no code for them is compiled.
+        `key_mask`, `special` (dense mask or bias, labels, orders, bfloat16) and `distance` (a bias or keys by
+        distance) are None where there is none: then no code for them is compiled.
         One function on purpose: Numba optimises a function again in each of its callers.
         """
         scale = load_real(job + SCALE, zero)
@@ -95,9 +97,9 @@ with cache.enabled():
             q, out, lse = start_of(job + Q, entry), start_of(job + OUT, entry), 0
             if load_int(job + LSE) != 0:
                 lse = start_of(job + LSE, entry)
-            ordered, q_order, k_order = False, 0, 0
+            ordered, paired, q_order, k_order = False, False, 0, 0
             if special is not None:
-                ordered = load_int(job + Q_ORDER) != 0
+                ordered, paired = load_int(job + Q_ORDER) != 0, load_int(job + PAIRS) != 0
             so_far = load_int(job + SO_FAR) != 0
             scattered = ordered and so_far
             if not scattered:
@@ -108,6 +110,8 @@ with cache.enabled():
                 k_order = start_of(job + K_ORDER, entry)
                 micro.copy_rows(q, q_row, q_order, 8 * step, count, d, k_copy, zero)
                 micro.pack(k_copy, size * d, count, d, scale, queries, zero)
+            elif paired:
+                pairs.pack_pairs(q + first * q_row, step * q_row, count, d // 2, queries, zero)
             else:
                 micro.pack(q + first * q_row, step * q_row, count, d, scale, queries, zero)
             micro.fill(result, e + 1, zero, zero)
@@ -171,11 +175,16 @@ with cache.enabled():
                         k, k_row, v, v_row = k_copy, size * d, v_copy, size * e
                     if key_mask is not None:
                         if seen < keys:
-                            micro.copy_seen(k, k_row, keys, d, mask, mask_column, k_copy, zero)
-                            micro.copy_seen(v, v_row, keys, e, mask, mask_column, v_copy, zero)
-                            k, k_row, v, v_row = k_copy, size * d, v_copy, size * e
+                            # two numbers of 16 bits are copied as one
+                            k_width, v_width = (d // 2, e // 2) if paired else (d, e)
+                            micro.copy_seen(k, k_row, keys, k_width, mask, mask_column, k_copy, zero)
+                            micro.copy_seen(v, v_row, keys, v_width, mask, mask_column, v_copy, zero)
+                            k, k_row, v, v_row = k_copy, size * k_width, v_copy, size * v_width
 
-                    micro.scores(k, k_row, size, keys, d, queries, s, zero)
+                    if paired:
+                        pairs.score_pairs(k, k_row, keys, d // 2, queries, scale, s, zero)
+                    else:
+                        micro.scores(k, k_row, size, keys, d, queries, s, zero)
                     if special is not None:
                         if load_int(job + BIAS) != 0:
                             bias_row, column = load_int(job + BIAS_ROW), load_int(job + BIAS_COLUMN)
@@ -226,7 +235,13 @@ with cache.enabled():
                         if seen < keys:
                             micro.hide_keys(s, keys, mask, mask_column, zero)
                     micro.softmax(s, keys, top, sums, shrink, zero)
-                    micro.accumulate(s, row, keys, v, v_row, size, e, shrink, result, row, zero)
+                    if paired:
+                        v_pairs = v_copy + row * e // 2
+                        pairs.round_rows(s, keys, zero)
+                        pairs.pair_rows(v, v_row, keys, e, v_pairs, zero)
+                        pairs.add_pairs(s, (keys + 1) // 2, v_pairs, e, shrink, result, zero)
+                    else:
+                        micro.accumulate(s, row, keys, v, v_row, size, e, shrink, result, row, zero)
                     # sums of sums: as long a sequence of additions as the keys have tiles would lose digits
                     if folded:
                         extra.multiply(held, 1, shrink, 0, zero)
@@ -276,6 +291,9 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
     the tile list counts through, as it does through the key mask; it goes without mask, bias, distance and
     relative. `so_far` says that out and lse hold the results for other keys, which are joined with these, and
     with an order lie where it says. No two tiles share a query then.
+
+    Where q, k and v hold bfloat16 as uint16, and out float32, pairs of numbers are multiplied: widths have to
+    be even, rows begin at multiples of 4 bytes, and there is neither order nor relative.
     """
     entries = len(q.offsets)
     total = entries * tile_list.slots
@@ -283,6 +301,7 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
         return
     dtype = out.memory.dtype
     workers = threads.worth(entries * tile_list.scores * (d + e), total)
+    paired = q.memory.dtype == np.uint16
     rows_of_tiles = TILE + 2 * d + 3 * e + 5 + (d + 2 * TILE if relative else 0)
     limits = labels[2] if labels else np.empty((0, 2), np.int64)
     size = -(-TILE * rows_of_tiles * dtype.itemsize // 64) * 64 + 8 * TILE * (bool(order) + len(limits))
@@ -293,11 +312,11 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, d: int, e: in
         *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
         *(mask[2:] if mask else (0, 0, 0, 0)), *(bias[2:] if bias else (0, 0, 0, 0)),
         *((*labels[0][2:5], *labels[1][2:5], len(limits), address(limits)) if labels else [0] * 8),
-        *((*order[0][2:4], *order[1][2:4]) if order else [0] * 4), so_far,
+        *((*order[0][2:4], *order[1][2:4]) if order else [0] * 4), so_far, paired,
         tile_list.places[0], address(plane_of), *tile_list.places[1:], address(room), size,
         *by_distance.record(distance, relative)], np.int64)
     job.view(dtype)[SCALE // dtype.itemsize] = scale * math.log2(math.e)
     switches = (None if key_mask is None else 1,
-                None if mask is None and bias is None and labels is None and order is None else 1,
+                1 if paired or any(x is not None for x in (mask, bias, labels, order)) else None,
                 None if distance is None and relative is None else 1)
     threads.run(_work, job, switches, dtype.type(0), workers - 1)

@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from xfaccel.engine.cpu.brain import INT, Brain
 from xfaccel.engine.cpu.exponential import LOWEST, SERIES_DOUBLE, SERIES_SINGLE
 from xfaccel.engine.tiles import TILE
 
@@ -29,6 +30,11 @@ def vector_bytes() -> int:
         return int(chosen)
     features = llvm.get_host_cpu_features()
     return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+def multiplies_pairs() -> bool:
+    """Whether an instruction of this CPU multiplies pairs of bfloat16 (AVX512-BF16)."""
+    return vector_bytes() == 64 and bool(llvm.get_host_cpu_features().get("avx512bf16"))
 
 
 class Emitter:
@@ -92,6 +98,23 @@ class Emitter:
         name = f"llvm.fmuladd.v{self.width}f{8 * self.size}"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
+
+    def add_products_of_pairs(self, a, b, c):
+        """c + a[1] b[1] + a[0] b[0] where the float32 lanes of a and b are pairs of bfloat16."""
+        build = self.builder
+        if multiplies_pairs():
+            pairs = ir.VectorType(Brain(), 2 * self.width)
+            kind = ir.FunctionType(self.vector, [self.vector, pairs, pairs])
+            name = "llvm.x86.avx512bf16.dpbf16ps.512"
+            function = cgutils.get_or_insert_function(build.module, kind, name)
+            return build.call(function, [c, build.bitcast(a, pairs), build.bitcast(b, pairs)])
+        bits = ir.VectorType(INT, self.width)
+        sixteen, upper = (ir.Constant(bits, [number] * self.width) for number in (16, 0xFFFF0000))
+        a, b = build.bitcast(a, bits), build.bitcast(b, bits)
+        for a_half, b_half in ((build.and_(a, upper), build.and_(b, upper)),
+                               (build.shl(a, sixteen), build.shl(b, sixteen))):
+            c = self.multiply_add(build.bitcast(a_half, self.vector), build.bitcast(b_half, self.vector), c)
+        return c
 
     def larger(self, a, b):
         """The larger of two; b where a is NaN."""
