@@ -573,6 +573,12 @@ SPECIAL = [
         ("bias that hides", Shape(13, 20), lambda rng: hidden_bias(rng, 3, 13, 20)),
         ("bias that hides all", Shape(5, 6), lambda rng: hidden_bias(rng, 3, 1, 1) | dict(scale=1.0)),
         ("bias, several tiles", Shape(140, 150, q=(2,), k=(2,)), lambda rng: hidden_bias(rng, 2, 140, 150)),
+        *((f"few queries, {n}", Shape(n, 257, q=(2, 3), k=(3,)), lambda rng: dict(
+            key_mask=rng.random((3, 257)) < 0.6, scale=0.3)) for n in (1, 2, 4, 5, 8)),
+        ("few queries, causal", Shape(7, 257), lambda rng: dict(causal=True)),
+        ("few queries, causal, fewer keys", Shape(8, 5), lambda rng: dict(causal=True)),
+        ("few queries, chunks that are hidden", Shape(3, 257), lambda rng: dict(
+            key_mask=np.arange(257) > 255)),
         ("all together", Shape(13, 20), lambda rng: dict(
             mask=rng.random((3, 13, 20)) < 0.6, bias=rng.standard_normal((13, 20)), causal=True, scale=0.3,
             key_mask=rng.random((2, 1, 20)) < 0.7)),

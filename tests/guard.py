@@ -26,6 +26,7 @@ import xfaccel
 from xfaccel.arrays import Rows, address
 from xfaccel.engine import tiles
 from xfaccel.engine.cpu import (
+    decode,
     features_plain,
     features_simd,
     gather,
@@ -269,6 +270,13 @@ def row_scores(draw):
                     draw(count)), SUM, True)
 
 
+def rows_scores(draw):
+    for count, width in itertools.product((0, *COUNTS), WIDTHS):
+        q, k = draw.rows(4, width), draw.rows(9, width)
+        yield Call((q, q.strides[0], k, k.strides[0], some_keys(draw, count, 9), count, width,
+                    draw.dtype(0.3), draw(4, count), count * q.itemsize), SUM, True)
+
+
 def row_softmax(draw):
     for count, _ in itertools.product((0, *WIDTHS), range(3)):
         s = draw.spoiled(draw(-(-count // TILE) * TILE, size=20), -np.inf)
@@ -284,6 +292,14 @@ def row_sum(draw):
         for total in (1.7, 0):
             yield Call((draw(count), some_keys(draw, count, 9), count, v, v.strides[0], width,
                         np.array([total], draw.dtype), draw(width)), SUM, True)
+
+
+def rows_sum(draw):
+    for count, width in itertools.product((0, *COUNTS), WIDTHS):
+        v, totals, out = draw.rows(9, width), draw(4, width), draw(4, width)
+        totals[:, 0] = (1.7, 0, 1, -0.3)
+        yield Call((draw(4, count), count * v.itemsize, some_keys(draw, count, 9), count, v, v.strides[0],
+                    width, totals, out, out.strides[0]), SUM, True)
 
 
 def pad_rows(draw):
@@ -423,7 +439,8 @@ TWINS = {
                  hide_band=hide_band, hide_bits=hide_bits, hide_labels=hide_labels,
                  add_rows=add_rows, add_shared=add_shared,
                  add_lanes=add_lanes, add_skewed=add_skewed, copy_rows=copy_rows),
-    "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum),
+    "rows": dict(row_scores=row_scores, row_softmax=row_softmax, row_sum=row_sum,
+                 rows_scores=rows_scores, rows_sum=rows_sum),
     "pairs": dict(pack_pairs=pack_pairs, score_pairs=score_pairs, round_rows=round_rows, pair_rows=pair_rows,
                   add_pairs=add_pairs),
     "features": dict(pad_rows=pad_rows, closest=closest, elu=elu, relu=relu, half_squares=half_squares,
@@ -531,7 +548,7 @@ def guarded(side: str) -> Iterator[None]:
     """
     before = []
     changes = [(threads, "run", _guarded_job(threads.run, side))]
-    for module in (softmax, scan, steps, product, gather, hashing):
+    for module in (softmax, decode, scan, steps, product, gather, hashing):
         changes += [(module, "run", _guarded_run(module.run, side)),
                     (module, "scratch", lambda size: region(size, side))]
     for module, name, value in changes:
@@ -650,10 +667,19 @@ def apart(rng, n, m, d):
 
 def near(rng, n, m, d):
     """Bands, tables that reach beyond them or are clipped, for all queries or one for each."""
-    reach, rows = int(rng.integers(1, 140)), int(rng.choice([1, n]))
+    reach, rows = int(rng.integers(1, 300)), int(rng.choice([1, n]))
     return dict(table=rng.standard_normal((rows, reach)), nearest=-int(rng.integers(0, reach)), low=-90,
                 high=int(rng.choice([0, 70])), step=int(rng.choice([1, 1, 3])),
                 key_mask=rng.random((2, m)) < 0.7)
+
+
+def few(q, k, v, *, rows, **options):
+    return xfaccel.attention_lse(q[:, :rows], k, v, **options)
+
+
+def seen(rng, n, m, d):
+    return dict(rows=int(rng.integers(1, 9)), causal=bool(n % 2),
+                key_mask=rng.random((2, m)) < 0.7 if m % 3 else None)
 
 
 def drawn(rng, n, m, d):
@@ -685,6 +711,7 @@ ENGINES = {  # name: (function, its own parameters, also in float64)
     "causal": ("attention_lse", lambda rng, n, m, d: dict(causal=True), False),
     "masked": ("attention_lse", masked, True),
     "masked, causal": ("attention_lse", lambda *x: masked(*x) | dict(causal=True), True),
+    "few": (few, seen, True),
     "listed": ("attention_lse", listed, False),
     "by distance": (by_distance, near, True),
     "relative": (relative, apart, True),

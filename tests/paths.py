@@ -20,7 +20,7 @@ from numba import njit
 import xfaccel
 from xfaccel.arrays import address
 from xfaccel.engine import scan as scan_face
-from xfaccel.engine.cpu import gather, hashing, product, scan, softmax, steps, threads
+from xfaccel.engine.cpu import decode, gather, hashing, product, scan, softmax, steps, threads
 from xfaccel.engine.cpu.memory import fetch_add, invoke, load_int, pause, peek
 from xfaccel.engine.tiles import WIDE
 
@@ -132,6 +132,10 @@ def of_queries(function, q, k, v, **options):
     return function(q, **options)
 
 
+def few(function, q, k, v, **options):
+    return function(q[..., :7, :], k, v, **options)
+
+
 def projections(rng):
     return dict(key_projection=rng.standard_normal((70, N)), value_projection=rng.standard_normal((70, N)))
 
@@ -181,6 +185,10 @@ def _paths() -> Iterator[tuple[str, Path]]:
     for operands, draws in subsets(causal=dict(causal=True), key_mask=key_mask):
         for lse, function in functions:
             yield _name("gather", *operands, *lse), Path(function, options(scattered, *draws))
+    for operands, draws in subsets(causal=dict(causal=True),
+                                   key_mask=lambda rng: dict(key_mask=rng.random((2, LONG)) < 0.7)):
+        for lse, function in functions:
+            yield _name("decode", *operands, *lse), Path(function, options(*draws), LONG, adapter=few)
     yield _name("gather", "lse", "joined"), Path("star_ring", options(embedded))
     for kind in ("elu", *scan_face.KINDS):
         function, own = ("linear_transformer", {}) if kind == "elu" else ("performer", features(kind))
@@ -212,6 +220,10 @@ def _softmax_words(x: dict) -> list[str]:
 
 def _gather_words(x: dict) -> list[str]:
     return ["causal"] * (x["last"] < x["m"]) + _given(x, "key_mask", "lse") + ["joined"] * x["so_far"]
+
+
+def _decode_words(x: dict) -> list[str]:
+    return ["causal"] * (x["last"] < x["m"]) + _given(x, "key_mask", "lse")
 
 
 def _scan_words(x: dict) -> list[str]:
@@ -257,7 +269,8 @@ def ways(called: Callable[[], object]) -> set[str]:
         return mock.patch.object(driver, "run", watch)
 
     with contextlib.ExitStack() as stack:
-        for driver, words in ((softmax, _softmax_words), (gather, _gather_words), (scan, _scan_words),
+        for driver, words in ((softmax, _softmax_words), (gather, _gather_words),
+                              (decode, _decode_words), (scan, _scan_words),
                               (steps, _steps_words), (product, _product_words),
                               (hashing, _hashing_words)):
             stack.enter_context(watched(driver, words))

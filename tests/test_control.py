@@ -97,4 +97,5 @@ def test_warming_up_what_is_not_there_is_refused():
             xfaccel.warmup(wrong)
     with pytest.raises(ValueError, match=r"dtype needs to be float32 or float64 .*, got float16"):
         xfaccel.warmup(dtype=np.float16)
-    assert set(control._FORMS) == {"softmax", "gather", "scan", "steps", "product", "hashing", "half"}
+    assert set(control._FORMS) == {"softmax", "decode", "gather", "scan", "steps", "product", "hashing",
+                                   "half"}

@@ -13,6 +13,7 @@ from xfaccel.engine.cpu import threads
 # which of the three switches of a driver's kernel are given in the forms that calls use
 _FORMS = {
     "softmax": list(itertools.product((False, True), repeat=3)),
+    "decode": [(False, False, False)],
     "gather": [(False, False, False)],
     "scan": [(kind, factors, mask) for kind, factors in ((False, False), (True, False), (True, True))
              for mask in (False, True)],
@@ -44,9 +45,9 @@ def set_threads(count: int | None) -> contextlib.AbstractContextManager[None]:
 def warmup(engines: Sequence[str] | None = None, *, dtype: type | np.dtype = np.float32) -> None:
     """Compile the kernels now, and keep them on disk, so that no later call has to wait for them.
 
-    Every call of xfaccel runs on one of the engines "softmax", "gather" (scattered keys), "scan", "steps"
-    (streaming), "product" (low rank), "hashing" and "half" (numbers of 16 bits); default all. What lies in
-    the cache already (`~/.cache/xfaccel`) is only loaded.
+    Every call of xfaccel runs on one of the engines "softmax", "decode" (few queries), "gather" (scattered
+    keys), "scan", "steps" (streaming), "product" (low rank), "hashing" and "half" (numbers of 16 bits);
+    default all. What lies in the cache already (`~/.cache/xfaccel`) is only loaded.
 
     Raises: ValueError for other engines and for any dtype but float32 and float64.
     Cost: up to a minute of one core for all of a dtype, less than a second if they are in the cache.

@@ -4,7 +4,8 @@ import numpy as np
 
 from xfaccel.arrays import check_array, leading, lengths, parameter
 from xfaccel.engine import tiles
-from xfaccel.engine.softmax import attend, attend_listed
+from xfaccel.engine.cpu.decode import FEW
+from xfaccel.engine.softmax import attend, attend_few, attend_listed
 from xfaccel.patterns import Pattern, past
 
 Array = np.ndarray
@@ -61,7 +62,8 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None = No
     Cost: O(n m (d + e)) time, half of it if causal.
     Memory: threads * tile(d, e) + 4 * n, where tile(d, e) = 64 * (69 + 2 * d + 3 * e) * size
         and made(r) = 300 * min(r, 2**15) - heads * n * e * size; a pattern of r ranges for each query takes
-    made(n * r) when it is first used, before there is a result, and up to 25 * n * r from then on.
+    made(n * r) when it is first used, before there is a result, and up to 25 * n * r from then on. Up to 8
+    queries read every key once, in chunks: heads * n * (e + 2) * size for each 256 of them.
     """
     return _attend(q, k, v, mask, key_mask, bias, causal, scale, False)[0]
 
@@ -154,6 +156,8 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
             mask = mask & past(n, m)
         return _attend_shares(q, k, v, mask.tile_lists(), plane_axes=axes, key_mask=key_mask, bias=bias,
                               scale=scale, with_lse=with_lse, into=into)
+    if n <= FEW and mask is None and bias is None and into is None:
+        return attend_few(q, k, v, causal=causal, key_mask=key_mask, scale=scale, with_lse=with_lse)
     tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
     return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale,
                   with_lse=with_lse, into=into)

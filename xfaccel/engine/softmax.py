@@ -16,7 +16,7 @@ from xfaccel.arrays import (
     scale_or_default,
 )
 from xfaccel.engine import tiles
-from xfaccel.engine.cpu import gather
+from xfaccel.engine.cpu import decode, gather
 from xfaccel.engine.cpu import softmax as cpu
 
 Array = np.ndarray
@@ -99,6 +99,18 @@ def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool 
                None if lse is None else rows(lse[..., None], lead),
                rows(indices.astype(np.int64, copy=False), lead), n=n, m=m, d=d, e=e, count=indices.shape[-1],
                last=m - n if causal else m, scale=scale, key_mask=key_rows, so_far=into is not None)
+    return out, lse
+
+
+def attend_few(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None, scale: float | None,
+               with_lse: bool) -> tuple[Array, Array | None]:
+    """`attend` over all keys or, if causal, all up to the query, for at most `decode.FEW` queries."""
+    (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
+    scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)
+    out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
+    decode.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
+               None if lse is None else rows(lse[..., None], lead), n=n, m=m, d=d, e=e,
+               last=m - n if causal else m, scale=scale, key_mask=key_rows)
     return out, lse
 
 

@@ -1,4 +1,4 @@
-"""The gathering engine's micro-kernels as plain loops: one query against a list of keys.
+"""Micro-kernels for lists of keys as plain loops: one query against its own list, or four against one.
 
 Here the keys of a query lie anywhere, so nothing is shared between the queries of a tile and lanes are the
 columns of a key. `keys` is a list of int64 row numbers; the list of scores has room up to a multiple of 64.
@@ -11,6 +11,8 @@ from xfaccel.engine.cpu.exponential import exp2
 from xfaccel.engine.cpu.memory import load_byte, load_int, real, store_int, table
 from xfaccel.engine.cpu.tile_plain import OPTIONS
 from xfaccel.engine.tiles import TILE
+
+QUERIES = 4  # that the forms for several take at once
 
 
 @njit(**OPTIONS)
@@ -77,3 +79,17 @@ def row_sum(p, keys, count, v, v_row, width, total, out, zero):
             result[0, c] += weights[0, j] * value[0, c]
     for c in range(width):
         result[0, c] *= inverse
+
+
+@njit(**OPTIONS)
+def rows_scores(q, q_row, k, k_row, keys, count, width, factor, out, out_row, zero):
+    """`row_scores` of four queries."""
+    for r in range(QUERIES):
+        row_scores(q + r * q_row, k, k_row, keys, count, width, factor, out + r * out_row, zero)
+
+
+@njit(**OPTIONS)
+def rows_sum(p, p_row, keys, count, v, v_row, width, total, out, row, zero):
+    """`row_sum` of four queries; from one to the next, totals and results are `row` bytes apart."""
+    for r in range(QUERIES):
+        row_sum(p + r * p_row, keys, count, v, v_row, width, total + r * row, out + r * row, zero)

@@ -3,11 +3,11 @@
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from xfaccel.engine.cpu.rows_plain import collect
+from xfaccel.engine.cpu.rows_plain import QUERIES, collect
 from xfaccel.engine.cpu.vector import kernel
 from xfaccel.engine.tiles import TILE
 
-__all__ = ["collect", "row_scores", "row_softmax", "row_sum"]
+__all__ = ["QUERIES", "collect", "row_scores", "row_softmax", "row_sum", "rows_scores", "rows_sum"]
 
 
 def _row(e, base, stride, keys, j):
@@ -16,30 +16,46 @@ def _row(e, base, stride, keys, j):
     return e.at(base, e.builder.mul(number, stride))
 
 
+def _emit_scores(e, queries, q, q_row, k, k_row, keys, count, width, factor, out, out_row):
+    """Code for the scores of one or several queries at once: a key is loaded for all of them."""
+    build = e.builder
+    whole = build.sub(width, build.srem(width, e.index(e.width)))
+    own = [e.at(q, e.times(q_row, r)) for r in range(queries)]
+
+    def key(j):
+        row = _row(e, k, k_row, keys, j)
+
+        def vectors(c, *totals):
+            offset = e.times(c, e.size)
+            part = e.load(e.at(row, offset))
+            return [e.multiply_add(e.load(e.at(query, offset)), part, total)
+                    for query, total in zip(own, totals, strict=True)]
+
+        def left(c, *totals):
+            offset = e.times(c, e.size)
+            part = e.load_one(e.at(row, offset))
+            return [build.fadd(total, build.fmul(e.load_one(e.at(query, offset)), part))
+                    for query, total in zip(own, totals, strict=True)]
+
+        sums = e.loop(0, whole, vectors, [e.splat(0.0)] * queries, step=e.width)
+        totals = e.loop(whole, width, left, [e.sum_across(x) for x in sums])
+        for r, total in enumerate(totals):
+            build.store(build.fmul(total, factor), e.at(out, e.times(out_row, r), e.times(j, e.size)))
+
+    e.loop(0, count, key)
+
+
 @intrinsic
 def row_scores(typing, q, k, k_row, keys, count, width, factor, out, zero):
-    def emit(e, q, k, k_row, keys, count, width, factor, out):
-        build = e.builder
-        whole = build.sub(width, build.srem(width, e.index(e.width)))
-
-        def key(j):
-            row = _row(e, k, k_row, keys, j)
-
-            def vectors(c, total):
-                offset = e.times(c, e.size)
-                return [e.multiply_add(e.load(e.at(q, offset)), e.load(e.at(row, offset)), total)]
-
-            def left(c, total):
-                offset = e.times(c, e.size)
-                product = build.fmul(e.load_one(e.at(q, offset)), e.load_one(e.at(row, offset)))
-                return [build.fadd(total, product)]
-
-            [sums] = e.loop(0, whole, vectors, [e.splat(0.0)], step=e.width)
-            [total] = e.loop(whole, width, left, [e.sum_across(sums)])
-            build.store(build.fmul(total, factor), e.at(out, e.times(j, e.size)))
-
-        e.loop(0, count, key)
+    def emit(e, q, *rest):
+        *rest, out = rest
+        _emit_scores(e, 1, q, e.index(0), *rest, out, e.index(0))
     return kernel(emit, zero, "iiiiiifi")
+
+
+@intrinsic
+def rows_scores(typing, q, q_row, k, k_row, keys, count, width, factor, out, out_row, zero):
+    return kernel(lambda e, *rest: _emit_scores(e, QUERIES, *rest), zero, "iiiiiiifii")
 
 
 @intrinsic
@@ -71,42 +87,58 @@ def row_softmax(typing, s, count, top, total, zero):
     return kernel(emit, zero, "iiii")
 
 
+def _emit_sum(e, queries, p, p_row, keys, count, v, v_row, width, total, out, row):
+    """Code for the sums of one or several queries at once: a value is loaded for all of them."""
+    build = e.builder
+    nothing, one = ir.Constant(e.real, 0.0), ir.Constant(e.real, 1.0)
+
+    def inverse(r):
+        divisor = e.load_one(e.at(total, e.times(row, r)))
+        return build.select(build.fcmp_ordered("==", divisor, nothing), nothing, build.fdiv(one, divisor))
+
+    inverses = [inverse(r) for r in range(queries)]
+    vectors_of = [e.broadcast(x) for x in inverses]
+    whole = build.sub(width, build.srem(width, e.index(e.width)))
+
+    def weight(r, j):
+        return e.load_one(e.at(p, e.times(p_row, r), e.times(j, e.size)))
+
+    def block(first, vectors):
+        def key(j, *sums):
+            place = e.at(_row(e, v, v_row, keys, j), e.times(first, e.size))
+            parts = [e.load(e.at(place, a * e.width * e.size)) for a in range(vectors)]
+            numbers = [e.broadcast(weight(r, j)) for r in range(queries)]
+            return [e.multiply_add(number, part, sums[r * vectors + a])
+                    for r, number in enumerate(numbers) for a, part in enumerate(parts)]
+
+        sums = e.loop(0, count, key, [e.splat(0.0)] * (queries * vectors))
+        for r in range(queries):
+            for a in range(vectors):
+                place = e.at(out, e.times(row, r), e.times(first, e.size), a * e.width * e.size)
+                e.store(build.fmul(sums[r * vectors + a], vectors_of[r]), place)
+
+    def left(c):
+        def key(j, *sums):
+            value = e.load_one(e.at(_row(e, v, v_row, keys, j), e.times(c, e.size)))
+            return [build.fadd(summed, build.fmul(weight(r, j), value)) for r, summed in enumerate(sums)]
+
+        sums = e.loop(0, count, key, [nothing] * queries)
+        for r, summed in enumerate(sums):
+            place = e.at(out, e.times(row, r), e.times(c, e.size))
+            build.store(build.fmul(summed, inverses[r]), place)
+
+    # four vectors of columns at a time, then one, then the columns that fill no vector
+    fours = build.sub(width, build.srem(width, e.index(4 * e.width)))
+    e.loop(0, fours, lambda c: block(c, 4), step=4 * e.width)
+    e.loop(fours, whole, lambda c: block(c, 1), step=e.width)
+    e.loop(whole, width, left)
+
+
 @intrinsic
 def row_sum(typing, p, keys, count, v, v_row, width, total, out, zero):
-    def emit(e, p, keys, count, v, v_row, width, total, out):
-        build = e.builder
-        divisor = e.load_one(e.at(total))
-        nothing, one = ir.Constant(e.real, 0.0), ir.Constant(e.real, 1.0)
-        inverse = build.select(build.fcmp_ordered("==", divisor, nothing), nothing, build.fdiv(one, divisor))
-        inverses = e.broadcast(inverse)
-        whole = build.sub(width, build.srem(width, e.index(e.width)))
+    return kernel(lambda e, p, *rest: _emit_sum(e, 1, p, e.index(0), *rest, e.index(0)), zero, "iiiiiiii")
 
-        def weight(j):
-            return e.load_one(e.at(p, e.times(j, e.size)))
 
-        def block(first, vectors):
-            def key(j, *sums):
-                row = e.at(_row(e, v, v_row, keys, j), e.times(first, e.size))
-                number = e.broadcast(weight(j))
-                return [e.multiply_add(number, e.load(e.at(row, a * e.width * e.size)), sums[a])
-                        for a in range(vectors)]
-
-            sums = e.loop(0, count, key, [e.splat(0.0)] * vectors)
-            for a in range(vectors):
-                place = e.at(out, e.times(first, e.size), a * e.width * e.size)
-                e.store(build.fmul(sums[a], inverses), place)
-
-        def left(c):
-            def key(j, summed):
-                value = e.load_one(e.at(_row(e, v, v_row, keys, j), e.times(c, e.size)))
-                return [build.fadd(summed, build.fmul(weight(j), value))]
-
-            [summed] = e.loop(0, count, key, [nothing])
-            build.store(build.fmul(summed, inverse), e.at(out, e.times(c, e.size)))
-
-        # four vectors of columns at a time, then one, then the columns that fill no vector
-        fours = build.sub(width, build.srem(width, e.index(4 * e.width)))
-        e.loop(0, fours, lambda c: block(c, 4), step=4 * e.width)
-        e.loop(fours, whole, lambda c: block(c, 1), step=e.width)
-        e.loop(whole, width, left)
-    return kernel(emit, zero, "iiiiiiii")
+@intrinsic
+def rows_sum(typing, p, p_row, keys, count, v, v_row, width, total, out, row, zero):
+    return kernel(lambda e, *rest: _emit_sum(e, QUERIES, *rest), zero, "iiiiiiiiii")
