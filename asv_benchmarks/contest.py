@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-KINDS = ("full", "causal", "window", "linear", "idle", "widths", "half", "terms", "variants")
+KINDS = ("full", "causal", "few", "window", "linear", "idle", "widths", "half", "terms", "variants")
 SIDE = 256               # keys that a window sees on either side
 
 
@@ -21,7 +21,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="xfaccel beside torch, ONNX Runtime, OpenVINO and others")
     parser.add_argument("--only", nargs="+", default=KINDS, choices=KINDS, help="comparisons (default: all)")
     parser.add_argument("--lengths", nargs="+", type=int, help="n of full and causal (default: 64 to 8192)")
-    parser.add_argument("--long", type=int, help="n of window and linear (default: 16384)")
+    parser.add_argument("--long", type=int, help="n of window and linear, keys of few (default: 16384)")
     parser.add_argument("--gaps", nargs="+", type=float, default=[20, 200], metavar="MS", help="of idleness")
     parser.add_argument("--n", type=int, help="n of terms and variants (default: 4096)")
     parser.add_argument("--names", nargs="+", default=[], help="which variants (default: all)")

@@ -151,6 +151,17 @@ def compare(kind: str, n: int, gaps: list[float] | None = None) -> None:
         report(f"{kind}, n = {n}, hot", contenders, errors, work(kind, n), measure(entrants, ROUNDS))
 
 
+def compare_few(m: int) -> None:
+    """One new token, or a handful, against all keys so far: what counts is how fast these are read."""
+    q, k, v = np.random.default_rng(0).standard_normal((3, OPTIONS.heads, m, OPTIONS.width), np.float32)
+    for n in (1, 4, 8):
+        arrays = np.ascontiguousarray(q[:, :n]), k, v
+        contenders = [ours("attention", arrays), *torch_sdpa(*arrays, False)]
+        errors = [error_of(x, truth("full", *arrays)) for x in contenders]
+        report(f"{n} queries, {m} keys, hot", contenders, errors, 4.0 * OPTIONS.heads * n * m * OPTIONS.width,
+               measure(contenders, ROUNDS))
+
+
 def compare_widths(n: int = 1024, heads: int = 4) -> None:
     """What one thread computes in a second at other widths than 64, and in float64, in turns."""
     entrants = {}
@@ -197,6 +208,8 @@ def every_comparison() -> None:
     for kind in ("window", "linear"):
         if kind in OPTIONS.only:
             compare(kind, OPTIONS.long)
+    if "few" in OPTIONS.only:
+        compare_few(OPTIONS.long)
     if "idle" in OPTIONS.only:
         for n in (256, 1024):
             compare("full", n, OPTIONS.gaps)
