@@ -263,18 +263,38 @@ def some_keys(draw, count, rows):
     return draw.rng.integers(0, rows, count)
 
 
+def of_all_kinds(draw, count, width, signs, *operand):
+    """Keys of all types that they may have beside numbers of this one: their kind, rows, and an operand.
+
+    All terms of a sum are of one sign, so that nothing cancels: the operand has none, and the keys `signs`.
+    """
+    negative, size = draw.rng.random(signs) < 0.5, (count, width)
+    signed = lambda x: np.where(negative, -x, x)
+    x = draw.rows(*size)
+    x[...] = signed(draw.positive(*size))
+    yield rows_plain.REAL, x, draw.positive(*operand)
+    codes = draw.rng.integers(0, 128, size, np.int8)
+    yield rows_plain.BYTE, np.where(negative, ~codes, codes), draw.positive(*operand)
+    if draw.dtype is np.float32:
+        halves = signed(draw.positive(*size)).astype(np.float16)
+        halves[::2] *= np.float16(1e-5)  # subnormal ones among them
+        yield rows_plain.HALF, halves, draw.positive(*operand)
+        brains = signed(draw.positive(*size)).view(np.uint32) >> 16
+        yield rows_plain.BRAIN, brains.astype(np.uint16), draw.positive(*operand)
+
+
 def row_scores(draw):
     for count, width in itertools.product((0, *COUNTS), WIDTHS):
-        k = draw.rows(9, width)
-        yield Call((draw(width), k, k.strides[0], some_keys(draw, count, 9), count, width, draw.dtype(0.3),
-                    draw(count)), SUM, True)
+        for kind, k, q in of_all_kinds(draw, 9, width, (9, 1), width):
+            yield Call((q, k, k.strides[0], some_keys(draw, count, 9), count, width,
+                        draw.dtype(0.3), draw(count), kind), SUM, True)
 
 
 def rows_scores(draw):
     for count, width in itertools.product((0, *COUNTS), WIDTHS):
-        q, k = draw.rows(4, width), draw.rows(9, width)
-        yield Call((q, q.strides[0], k, k.strides[0], some_keys(draw, count, 9), count, width,
-                    draw.dtype(0.3), draw(4, count), count * q.itemsize), SUM, True)
+        for kind, k, q in of_all_kinds(draw, 9, width, (9, 1), 4, width):
+            yield Call((q, q.strides[0], k, k.strides[0], some_keys(draw, count, 9), count, width,
+                        draw.dtype(0.3), draw(4, count), count * q.itemsize, kind), SUM, True)
 
 
 def row_softmax(draw):
@@ -288,18 +308,19 @@ def row_softmax(draw):
 
 def row_sum(draw):
     for count, width in itertools.product((0, *COUNTS), WIDTHS):
-        v = draw.rows(9, width)
-        for total in (1.7, 0):
-            yield Call((draw(count), some_keys(draw, count, 9), count, v, v.strides[0], width,
-                        np.array([total], draw.dtype), draw(width)), SUM, True)
+        kinds = of_all_kinds(draw, 9, width, (1, width), count)
+        for (kind, v, p), total in itertools.product(kinds, (1.7, 0)):
+            yield Call((p, some_keys(draw, count, 9), count, v, v.strides[0], width,
+                        np.array([total], draw.dtype), draw(width), kind), SUM, True)
 
 
 def rows_sum(draw):
     for count, width in itertools.product((0, *COUNTS), WIDTHS):
-        v, totals, out = draw.rows(9, width), draw(4, width), draw(4, width)
+        totals, out = draw(4, width), draw(4, width)
         totals[:, 0] = (1.7, 0, 1, -0.3)
-        yield Call((draw(4, count), count * v.itemsize, some_keys(draw, count, 9), count, v, v.strides[0],
-                    width, totals, out, out.strides[0]), SUM, True)
+        for kind, v, p in of_all_kinds(draw, 9, width, (1, width), 4, count):
+            yield Call((p, count * out.itemsize, some_keys(draw, count, 9), count, v,
+                        v.strides[0], width, totals, out, out.strides[0], kind), SUM, True)
 
 
 def pad_rows(draw):

@@ -30,12 +30,14 @@ from xfaccel.engine.cpu.tile_plain import OPTIONS
 
 Array = np.ndarray
 FEW = 8      # queries up to which this is faster than a tile
+KINDS = {np.dtype(np.int8): row.BYTE, np.dtype(np.uint16): row.BRAIN, np.dtype(np.float16): row.HALF}
 CHUNK = 256  # keys: 128 KiB of float32 with values, at width 64, for the queries to share in a core's cache
 
 # byte offsets in the job record, as in `softmax`; query i may see the keys up to i + LAST
 (NEXT, TOTAL, WORKERS, SCALE, CHUNKS, N, M, LAST, D, E,
  Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, LSE, _, KEY_MASK, _, KEY_MASK_COLUMN,
- LEFT, PARTS, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 31, 8)
+ KIND, K_SCALE, _, K_SCALE_COLUMN, V_SCALE, _, V_SCALE_COLUMN,
+ LEFT, PARTS, SCRATCH, SCRATCH_SIZE) = range(0, 8 * 38, 8)
 
 
 with cache.enabled():
@@ -77,6 +79,14 @@ with cache.enabled():
         return count
 
     @njit(**OPTIONS)
+    def _multiply(s, keys, count, factors, column, zero):
+        """s[j] *= factors[keys[j]]."""
+        for j in range(count):
+            place = s + j * size_of(zero)
+            factor = load_real(factors + load_int(keys + 8 * j) * column, zero)
+            store_real(place, load_real(place, zero) * factor, zero)
+
+    @njit(**OPTIONS)
     def _work(job, _, __, ___, zero):
         """Take chunks of keys until there are none."""
         size, d, e = size_of(zero), load_int(job + D), load_int(job + E)
@@ -92,6 +102,11 @@ with cache.enabled():
                 break
             entry, begin = item // chunks, item % chunks * CHUNK
             k, v = start_of(job + K, entry) + begin * k_row, start_of(job + V, entry) + begin * v_row
+            kind, k_scale, v_scale = load_int(job + KIND), 0, 0
+            k_column, v_column = load_int(job + K_SCALE_COLUMN), load_int(job + V_SCALE_COLUMN)
+            if kind == row.BYTE:
+                k_scale = start_of(job + K_SCALE, entry) + begin * k_column
+                v_scale = start_of(job + V_SCALE, entry) + begin * v_column
             mask, column = 0, load_int(job + KEY_MASK_COLUMN)
             if load_int(job + KEY_MASK) != 0:
                 mask = start_of(job + KEY_MASK, entry) + begin * column
@@ -110,29 +125,37 @@ with cache.enabled():
                 last = i + taken - 1 + load_int(job + LAST) - begin
                 found = _seen_by(keys, seen, last)
                 if taken == 1:
-                    row.row_scores(here, k, k_row, keys, found, d, scale, s, zero)
+                    row.row_scores(here, k, k_row, keys, found, d, scale, s, kind, zero)
                 else:
-                    row.rows_scores(here, q_row, k, k_row, keys, found, d, scale, s, s_row, zero)
+                    row.rows_scores(here, q_row, k, k_row, keys, found, d, scale, s, s_row, kind,
+                                    zero)
                 for r in range(taken):
+                    if kind == row.BYTE:
+                        _multiply(s + r * s_row, keys, found, k_scale, k_column, zero)
                     for j in range(_seen_by(keys, found, last + 1 + r - taken), found):
                         store_real(s + r * s_row + j * size, -np.inf, zero)
                     top = there + r * part_row
                     row.row_softmax(s + r * s_row, found, top, top + size, zero)
+                    if kind == row.BYTE:
+                        _multiply(s + r * s_row, keys, found, v_scale, v_column, zero)
                 if taken == 1:
-                    row.row_sum(s, keys, found, v, v_row, e, there + size, there + 2 * size, zero)
+                    row.row_sum(s, keys, found, v, v_row, e, there + size, there + 2 * size, kind,
+                                zero)
                 else:
                     row.rows_sum(s, s_row, keys, found, v, v_row, e, there + size, there + 2 * size,
-                                 part_row, zero)
+                                 part_row, kind, zero)
             if fetch_add(load_int(job + LEFT) + 8 * entry, -1) == 1:
                 _join(job, entry, zero)
         return 0
 
 
 def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, n: int, m: int, d: int, e: int, last: int,
-        scale: float, key_mask: Rows | None = None) -> None:
+        scale: float, key_mask: Rows | None = None, scales: tuple[Rows, Rows] | None = None) -> None:
     """Fill `out` (n, e) and, where it is wanted, `lse` (n, 1) of every leading entry.
 
-    Query i sees no key beyond i + last; `key_mask` are rows of (1, m).
+    Query i sees no key beyond i + last; `key_mask` are rows of (1, m). k and v are of the type of q or, if
+    that is float32, both float16, or bfloat16 as uint16; or int8, and `scales` are rows (1, m) of what to
+    multiply each of their rows by.
     """
     entries, chunks = len(q.offsets), max(-(-m // CHUNK), 1)
     total = entries * chunks
@@ -148,6 +171,8 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, n: int, m: in
     job = np.array([
         0, total, 0, 0, chunks, n, m, last, d, e, *q[2:5], *k[2:5], *v[2:5], *out[2:5],
         *(lse[2:4] if lse else (0, 0)), *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
+        KINDS.get(k.memory.dtype, row.REAL),
+        *((*scales[0][2:4], scales[0].column, *scales[1][2:4], scales[1].column) if scales else [0] * 6),
         start + workers * size + parts, start + workers * size, start, size], np.int64)
     job.view(dtype)[SCALE // dtype.itemsize] = scale * math.log2(math.e)
     threads.run(_work, job, (None, None, None), dtype.type(0), workers - 1)

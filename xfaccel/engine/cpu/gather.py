@@ -68,7 +68,7 @@ with cache.enabled():
                 last = min(i + load_int(job + LAST), m - 1)
                 found = row.collect(listed, count, last, mask, column, stamps, stamp, keys)
                 q = start_of(job + Q, entry) + i * load_int(job + Q_ROW)
-                row.row_scores(q, k, k_row, keys, found, d, scale, s, zero)
+                row.row_scores(q, k, k_row, keys, found, d, scale, s, row.REAL, zero)
                 out = start_of(job + OUT, entry) + i * load_int(job + OUT_ROW)
                 lse = 0
                 if load_int(job + LSE) != 0:
@@ -81,7 +81,8 @@ with cache.enabled():
                 if so_far != 0 and weights != 0:
                     share = load_real(s + found * size, zero) / weights
                     store_real(s + found * size, zero, zero)  # as all weights beyond the keys
-                row.row_sum(s, keys, found, v, v_row, e, whole, fresh if so_far != 0 else out, zero)
+                row.row_sum(s, keys, found, v, v_row, e, whole, fresh if so_far != 0 else out, row.REAL,
+                            zero)
                 if so_far != 0:
                     for place in range(0, e * size, size):
                         joined = load_real(out + place, zero) * share + load_real(fresh + place, zero)

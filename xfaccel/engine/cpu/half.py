@@ -6,7 +6,6 @@ the same numbers, rounded to the nearest, of two to the even one.
 
 import functools
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import njit
@@ -18,7 +17,7 @@ from xfaccel.engine.cpu.brain import INT, SHORT, from_brain, to_brain
 from xfaccel.engine.cpu.kernels import PLAIN
 from xfaccel.engine.cpu.memory import fetch_add, load_int
 from xfaccel.engine.cpu.tile_plain import OPTIONS
-from xfaccel.engine.cpu.vector import kernel
+from xfaccel.engine.cpu.vector import casts_half, kernel
 
 Array = np.ndarray
 _CHUNK = 1 << 15  # numbers: one helping of a thread
@@ -27,6 +26,7 @@ _WORK = 16        # a cast takes as long as so many multiplications
 # byte offsets in the job record
 (NEXT, TOTAL, SOURCE, TARGET, COUNT, CAST) = range(0, 8 * 6, 8)
 WIDEN, WIDEN_BRAIN, NARROW, NARROW_BRAIN = range(4)
+_hardware = functools.cache(casts_half)
 
 
 def _each(cast, read, write):
@@ -107,7 +107,7 @@ def narrow(x: Array, dtype: np.dtype) -> Array:
 
 
 def _cast(x: Array, dtype: np.dtype, cast: int) -> Array:
-    if PLAIN or not (_in_hardware() or cast in (WIDEN_BRAIN, NARROW_BRAIN)):
+    if PLAIN or not (_hardware() or cast in (WIDEN_BRAIN, NARROW_BRAIN)):
         with np.errstate(over="ignore"):  # what is too large becomes an infinity, as in the vector code
             return x.astype(dtype)
     shape, x = x.shape, np.ascontiguousarray(x)
@@ -118,10 +118,3 @@ def _cast(x: Array, dtype: np.dtype, cast: int) -> Array:
     job = np.array([0, total, *places, x.size, cast], np.int64)
     threads.run(_work, job, (None, None, None), np.float32(0), threads.worth(_WORK * x.size, total) - 1)
     return out
-
-
-@functools.cache
-def _in_hardware() -> bool:
-    """Whether this CPU casts float16 itself; LLVM would call a function that is not there."""
-    features = llvm.get_host_cpu_features()
-    return features.get("f16c", False) or not llvm.get_process_triple().startswith(("x86", "i"))

@@ -37,6 +37,12 @@ def multiplies_pairs() -> bool:
     return vector_bytes() == 64 and bool(llvm.get_host_cpu_features().get("avx512bf16"))
 
 
+def casts_half() -> bool:
+    """Whether this CPU casts float16 itself; LLVM would call a function that is not there."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("f16c")) or not llvm.get_process_triple().startswith(("x86", "i"))
+
+
 class Emitter:
     """Appends instructions to a builder, on vectors of `width` numbers of the type of `zero`."""
 
