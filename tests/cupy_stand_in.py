@@ -1,12 +1,12 @@
-"""What `xfaccel.engine.gpu.loader` uses of CuPy, on a machine without a GPU.
+"""What `xfaccel` uses of CuPy, on a machine without a GPU.
 
-Arrays are NumPy's; a kernel is compiled by NVRTC with the options that CuPy would give it, and launched in
-the PTX interpreter. What is tested is thus what a GPU gets: source, options, grid and every argument.
+Arrays are those of `cupy_arrays`; a kernel is compiled by NVRTC with the options that CuPy would give it, and
+launched in the PTX interpreter. What is tested is thus what a GPU gets: source, options, grid and every argument.
 """
 
 import types
 
-import numpy as np
+import cupy_arrays
 from ptx import launch, nvrtc
 
 ADDED = ("-ftz=true",)  # by CuPy, to the options of every kernel
@@ -20,6 +20,8 @@ class Kernel:
 
     def __call__(self, grid, block, args, *, shared_mem=0):
         assert shared_mem <= self.max_dynamic_shared_size_bytes, "more shared memory than was asked for"
+        # the tests of the kernels alone launch them on arrays of NumPy, whose bytes remember who wrote them
+        args = [x.held if isinstance(x, cupy_arrays.ndarray) else x for x in args]
         launch(self.ptx, self.name, grid, block, args, shared_mem, schedule=self.schedule)
 
 
@@ -35,7 +37,7 @@ def stand_in(sm=80, schedule="lockstep", edit=lambda options, ptx: ptx):
 
     stream = types.SimpleNamespace(synchronize=lambda: None)
     cuda = types.SimpleNamespace(
-        Device=lambda number=0: types.SimpleNamespace(id=number, compute_capability=str(sm)),
+        Device=lambda number=None: cupy_arrays.Device(number, sm),
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError),
         nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)), get_current_stream=lambda: stream)
-    return types.SimpleNamespace(RawModule=RawModule, asarray=np.array, cuda=cuda)
+    return types.SimpleNamespace(RawModule=RawModule, cuda=cuda, **cupy_arrays.functions())

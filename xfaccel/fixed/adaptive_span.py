@@ -67,7 +67,7 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
 
     if alike or n <= QUERIES:
         return block(0, n)
-    out = empty((*lead, n, v.shape[-1]), q.dtype)
+    out = empty((*lead, n, v.shape[-1]), q.dtype, q)
     for first in range(0, n, QUERIES):
         last = min(first + QUERIES, n)
         out[..., first:last, :] = block(first, last)

@@ -48,7 +48,7 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
     if length <= QUERIES or n <= QUERIES:
         return _with_values(q, k, v, key_table, value_table, clip, 0, causal, key_mask, scale)
     # a long table has as many products with a query as there are keys: some queries at a time
-    out = empty((*lead, n, v.shape[-1]), q.dtype)
+    out = empty((*lead, n, v.shape[-1]), q.dtype, q)
     for first in range(0, n, QUERIES):
         queries = slice(first, min(first + QUERIES, n))
         out[..., queries, :] = _with_values(q[..., queries, :], k, v, key_table, value_table, clip,

@@ -1,0 +1,262 @@
+"""Arrays as CuPy's, on a machine without a GPU: numbers that NumPy cannot reach, and what CuPy 14 does with them.
+
+`ndarray` holds an array of NumPy, which only this module and the launch of a kernel read. As with CuPy, NumPy's
+functions and operators act on it (NEP 13 and 18) if CuPy has a function of the same name; what mixes in an array of
+NumPy, or turns one of these into it, raises TypeError. FUNCTIONS lists what CuPy has and takes: a name or an argument that is
+not listed raises. So does what would make the host wait for the GPU: the value of a number, or a shape that depends
+on values, which CuPy would grant.
+"""
+
+import functools
+import types
+
+import numpy as np
+
+
+class HostMustWait(AssertionError):
+    """CuPy would do this, after it has waited for the GPU."""
+
+
+class Device:
+    """A GPU, as CuPy names it; one at a time is current."""
+
+    current = 0
+
+    def __init__(self, number=None, sm=80):
+        self.id = Device.current if number is None else number
+        self.compute_capability = str(sm)
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and self.id == other.id
+
+    def __hash__(self):
+        return self.id
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
+
+    def __enter__(self):
+        self.before, Device.current = Device.current, self.id
+        return self
+
+    def __exit__(self, *_):
+        Device.current = self.before
+
+
+def wait(*_, **__):
+    raise HostMustWait("the host would wait for the GPU")
+
+
+class ndarray:
+    """An array of the current device; `held` is for those who stand for the GPU."""
+
+    __slots__ = ("device", "held", "__weakref__")
+    __array_priority__ = 100
+
+    def __init__(self, held, device=None):
+        assert type(held) is np.ndarray, type(held)
+        self.held, self.device = held, Device() if device is None else device
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. "
+                        "Please use `.get()` to construct a NumPy array explicitly.")
+
+    shape = property(lambda self: self.held.shape)
+    dtype = property(lambda self: self.held.dtype)
+    strides = property(lambda self: self.held.strides)
+    ndim = property(lambda self: self.held.ndim)
+    size = property(lambda self: self.held.size)
+    itemsize = property(lambda self: self.held.itemsize)
+    nbytes = property(lambda self: self.held.nbytes)
+    T = property(lambda self: ndarray(self.held.T))
+    mT = property(lambda self: ndarray(self.held.mT))
+    flags = property(lambda self: types.SimpleNamespace(
+        c_contiguous=self.held.flags.c_contiguous, f_contiguous=self.held.flags.f_contiguous,
+        owndata=self.held.flags.owndata))
+
+    get = tolist = item = __int__ = __float__ = __bool__ = __index__ = nonzero = wait
+
+    def __len__(self):
+        return len(self.held)
+
+    def __iter__(self):
+        return (ndarray(np.asarray(x)) for x in self.held)
+
+    def __repr__(self):
+        return f"<stand-in for a cupy.ndarray, {self.dtype} {self.shape}>"
+
+    def fill(self, value):
+        self.held.fill(value)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        if method != "__call__" or ufunc.__name__ not in UFUNCS:
+            return NotImplemented
+        if "out" in kwargs:
+            kwargs["out"], = kwargs["out"]
+        return call(ufunc, inputs, kwargs, {"out", "dtype"})
+
+    def __array_function__(self, func, kinds, args, kwargs):
+        home = MODULE
+        for part in func.__module__.split(".")[1:]:
+            home = getattr(home, part, None)
+        own = getattr(home, func.__name__, None)
+        return NotImplemented if own is None else own(*args, **kwargs)
+
+    def __getitem__(self, key):
+        return ndarray(np.asarray(self.held[index(self, key)]))
+
+    def __setitem__(self, key, value):
+        keys = key if isinstance(key, tuple) else (key,)
+        boolean = any(isinstance(k, ndarray) and k.dtype == bool for k in keys)
+        if boolean and (len(keys) > 1 or not np.isscalar(value)):
+            wait()
+        self.held[index(self, key, boolean)] = bare(value)
+
+
+def index(x, key, boolean=False):
+    """A key for NumPy: CuPy takes slices, numbers, and arrays of integers of either kind, which it wraps around."""
+    def one(part):
+        if isinstance(part, ndarray):
+            if part.dtype == bool and not boolean:
+                wait()
+            return part.held
+        return part
+
+    return tuple(map(one, key)) if isinstance(key, tuple) else one(key)
+
+
+def bare(x):
+    """What an operation of CuPy is given, for NumPy. Raises TypeError for what CuPy does not take."""
+    if isinstance(x, ndarray):
+        if x.device.id != Device.current:
+            raise ValueError(f"the array lies on {x.device}, and {Device.current} is current")
+        return x.held
+    if isinstance(x, np.ndarray):
+        raise TypeError(f"Unsupported type {type(x)}")
+    if isinstance(x, tuple | list):
+        return type(x)(map(bare, x))
+    return x
+
+
+def call(function, args, kwargs, allowed):
+    """`function` of NumPy, as CuPy would: with these named arguments alone, arrays in and an array out."""
+    assert set(kwargs) <= allowed, f"CuPy's {function.__name__} takes no {', '.join(set(kwargs) - allowed)}"
+    out = kwargs.get("out")
+    with np.errstate(all="ignore"):  # a GPU is silent
+        found = function(*map(bare, args), **{name: bare(x) for name, x in kwargs.items()})
+    if out is not None:
+        return out
+    if isinstance(found, tuple | list):
+        return type(found)(map(ndarray, found))
+    return ndarray(np.asarray(found))
+
+
+UFUNCS = {
+    "absolute", "add", "bitwise_and", "bitwise_or", "cos", "divide", "equal", "exp", "exp2", "floor_divide", "greater",
+    "greater_equal", "invert", "isfinite", "isnan", "less", "less_equal", "log", "logical_and", "logical_not",
+    "logical_or", "matmul", "maximum", "minimum", "multiply", "negative", "not_equal", "remainder", "sign", "sin", "sqrt",
+    "square", "subtract"}
+
+# functions of arrays that CuPy has, with all arguments that it takes by name
+FUNCTIONS = {name: set(words.split()) for name, words in {
+    "argmax": "axis dtype out keepdims", "argsort": "axis kind", "broadcast_to": "", "clip": "out",
+    "concatenate": "axis out dtype casting", "cumsum": "axis dtype out", "einsum": "", "isneginf": "out", "moveaxis": "",
+    "repeat": "axis", "sort": "axis kind", "stack": "axis out dtype casting", "swapaxes": "", "take": "axis out",
+    "take_along_axis": "axis", "tril": "k", "where": "", "expand_dims": "axis", "squeeze": "axis",
+    "zeros_like": "dtype order subok shape", "ones_like": "dtype order subok shape",
+    "empty_like": "dtype order subok shape", "full_like": "dtype order subok shape", "reshape": "order",
+    "any": "axis out keepdims", "all": "axis out keepdims",
+}.items()}
+
+METHODS = {name: set(words.split()) for name, words in {
+    "all": "axis out keepdims", "any": "axis out keepdims", "argmax": "axis out dtype keepdims", "argsort": "axis kind",
+    "astype": "dtype order casting subok copy", "clip": "min max out", "copy": "order", "cumsum": "axis dtype out",
+    "max": "axis out keepdims", "mean": "axis dtype out keepdims", "min": "axis out keepdims", "ravel": "order",
+    "reshape": "order copy", "sum": "axis dtype out keepdims", "swapaxes": "", "take": "axis out", "transpose": "",
+    "view": "dtype", "squeeze": "axis",
+}.items()}
+
+
+def _method(name, allowed):
+    def method(self, *args, **kwargs):
+        if name == "take":  # CuPy moves indices that lie on the host
+            args = tuple(asarray(x) if isinstance(x, np.ndarray | list) else x for x in args)
+        return call(getattr(np.ndarray, name), (self, *args), kwargs, allowed)
+    return method
+
+
+for _name, _allowed in METHODS.items():
+    setattr(ndarray, _name, _method(_name, _allowed))
+
+
+def _operator(ufunc, swapped=False):
+    def method(self, other):
+        if isinstance(other, np.ndarray):
+            raise TypeError(f"Unsupported type {type(other)}")
+        return call(ufunc, (other, self) if swapped else (self, other), {}, set())
+    return method
+
+
+for _name, _ufunc in dict(add=np.add, sub=np.subtract, mul=np.multiply, truediv=np.divide, floordiv=np.floor_divide,
+                          mod=np.remainder, matmul=np.matmul, and_=np.bitwise_and, or_=np.bitwise_or, lt=np.less,
+                          le=np.less_equal, gt=np.greater, ge=np.greater_equal, eq=np.equal, ne=np.not_equal,
+                          pow=np.power).items():
+    _name = _name.rstrip("_")
+    setattr(ndarray, f"__{_name}__", _operator(_ufunc))
+    if _name not in ("lt", "le", "gt", "ge", "eq", "ne"):
+        setattr(ndarray, f"__r{_name}__", _operator(_ufunc, swapped=True))
+
+        def _in_place(self, other, ufunc=_ufunc):
+            return call(ufunc, (self, other), {"out": self}, {"out"})
+        if _name != "matmul":
+            setattr(ndarray, f"__i{_name}__", _in_place)
+ndarray.__neg__ = lambda self: call(np.negative, (self,), {}, set())
+ndarray.__invert__ = lambda self: call(np.invert, (self,), {}, set())
+ndarray.__abs__ = lambda self: call(np.absolute, (self,), {}, set())
+ndarray.__hash__ = None
+
+
+def asarray(a, dtype=None):
+    """A copy of an array of the host on the current device; one of the device as it is."""
+    return a if isinstance(a, ndarray) and dtype is None else ndarray(np.array(bare_or_host(a), dtype))
+
+
+def bare_or_host(a):
+    return a.held if isinstance(a, ndarray) else a
+
+
+def asnumpy(a):
+    return a.held.copy()
+
+
+def empty(shape, dtype=float):
+    """Memory that holds NaN, or -1 in integers."""
+    out = np.empty(shape, dtype)
+    out.reshape(-1).view(np.uint8)[:] = 0xFF
+    return ndarray(out)
+
+
+def as_strided(x, shape=None, strides=None):
+    # NumPy's own gives no plain array
+    return ndarray(np.asarray(np.lib.stride_tricks.as_strided(bare(x), shape, strides)))
+
+
+def functions():
+    """The functions of the module `cupy` that work on arrays."""
+    made = {name: functools.partial(_function, getattr(np, name), allowed) for name, allowed in FUNCTIONS.items()}
+    made |= {name: functools.partial(_function, getattr(np, name), {"out", "dtype"}) for name in UFUNCS}
+    for name in ("zeros", "ones", "full", "arange", "tri"):
+        made[name] = functools.partial(_new, getattr(np, name))
+    return made | dict(ndarray=ndarray, asarray=asarray, asnumpy=asnumpy, empty=empty,
+                       lib=types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided)))
+
+
+def _function(function, allowed, *args, **kwargs):
+    return call(function, args, kwargs, allowed)
+
+
+def _new(function, *args, **kwargs):
+    return ndarray(function(*map(bare, args), **kwargs))
+
+
+MODULE = types.SimpleNamespace(**functions())
