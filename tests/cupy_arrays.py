@@ -241,6 +241,20 @@ def as_strided(x, shape=None, strides=None):
     return ndarray(np.asarray(np.lib.stride_tricks.as_strided(bare(x), shape, strides)))
 
 
+def ascontiguousarray(a, dtype=None):
+    return ndarray(np.ascontiguousarray(bare(a), dtype))
+
+
+def copyto(dst, src, casting="same_kind", where=None):
+    if not np.isscalar(src) and not isinstance(src, ndarray):
+        raise TypeError(f"Unsupported type {type(src)}")
+    np.copyto(bare(dst), bare(src), casting, True if where is None else bare(where))
+
+
+def put_along_axis(arr, indices, values, axis):
+    np.put_along_axis(bare(arr), bare(indices), bare(values), axis)
+
+
 def functions():
     """The functions of the module `cupy` that work on arrays."""
     made = {name: functools.partial(_function, getattr(np, name), allowed) for name, allowed in FUNCTIONS.items()}
@@ -248,6 +262,7 @@ def functions():
     for name in ("zeros", "ones", "full", "arange", "tri"):
         made[name] = functools.partial(_new, getattr(np, name))
     return made | dict(ndarray=ndarray, asarray=asarray, asnumpy=asnumpy, empty=empty,
+                       ascontiguousarray=ascontiguousarray, copyto=copyto, put_along_axis=put_along_axis,
                        lib=types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided)))
 
 

@@ -9,6 +9,7 @@ from xfaccel.arrays import (
     empty,
     leading,
     lengths,
+    namespace,
     number,
     parameter,
 )
@@ -51,14 +52,15 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     reach = np.ceil((ramp + span.max(axis=-1, initial=0)) / tiles.TILE) * tiles.TILE
     reach = np.minimum(reach, min(longest, m)).astype(int)
     furthest, alike = int(reach.max(initial=0)), span.shape[-1] == 1
-    distance = np.arange(max(furthest, 1), 0, -1)
+    xp = namespace(q)
+    span, distance = xp.asarray(span), xp.arange(max(furthest, 1), 0, -1)
 
     def block(first, last):
         keys = slice(max(first + m - n - furthest, 0), last + m - n)
         own, z = q[..., first:last, :], span if span.shape[-1] == 1 else span[..., first:last]
         bias = np.clip((ramp + z[..., None] - distance.astype(q.dtype)) / ramp, 0, 1)
         with np.errstate(divide="ignore"):
-            np.log(bias, out=bias)
+            bias = np.log(bias, out=bias)
         relative = None if position_keys is None else (own, farthest_first, -longest)
         bands = _bands(last - first, keys.stop - keys.start, tuple(reach.ravel().tolist()))
         return attend(own, k[..., keys, :], v[..., keys, :], bands, plane_axes=reach.shape,

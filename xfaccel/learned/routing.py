@@ -10,8 +10,10 @@ from xfaccel.arrays import (
     check_shape,
     count,
     distinct,
+    hides_nothing,
     leading,
     lengths,
+    namespace,
     parameter,
     rows_at,
 )
@@ -36,6 +38,10 @@ def routing_clusters(x: Array, centroids: Array, size: int) -> Array:
     centroids = parameter("centroids", centroids, x.dtype, own=(None, x.shape[-1]), lead=x.shape[:-2])
     (*lead, n, _), clusters = x.shape, centroids.shape[-2]
     size = min(count("size", size), n)
+    if type(x) is not np.ndarray:
+        affinity = centroids @ x.swapaxes(-1, -2)
+        nearest = np.argsort(np.where(np.isnan(affinity), np.inf, -affinity), axis=-1)
+        return np.sort(nearest[..., :size], axis=-1)
     centroids = np.broadcast_to(centroids, (*lead, *centroids.shape[-2:]))
     # one after another, as the affinities of all would not fit the cache
     found = [_largest(centroids[entry] @ x[entry].T, size) for entry in np.ndindex(*lead)]
@@ -78,16 +84,17 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
     if clusters != others:
         raise ValueError("query_clusters and key_clusters need the same number of clusters, "
                          f"got {clusters} and {others}")
-    seen = np.ones(keys.shape, bool)
+    xp = namespace(q)
+    seen = xp.ones(keys.shape, bool)
     seen[..., 1:] = keys[..., 1:] != keys[..., :-1]  # a key listed twice is seen once
     if key_mask is not None:
         seen = seen & rows_at(check_key_mask(key_mask, k, lead)[..., None, :, None], keys)[..., 0]
-    positions = (np.arange(length)[None] for length in (n, m))
+    positions = (xp.arange(length)[None] for length in (n, m))
     labels = (*positions, np.array([(m - n + 1, n + m)])) if causal else None  # this far ahead is hidden
     *order, seen_there = (x.reshape(*x.shape[:-2], -1) for x in (queries, keys, seen))
     out, lse = attend(q, k, v, _clusters(clusters, w, u), order=order, labels=labels, scale=scale,
-                      key_mask=None if seen.all() else seen_there)
-    listed, equal = _places(queries, n), np.zeros((1, 1), q.dtype)
+                      key_mask=None if hides_nothing(seen) else seen_there)
+    listed, equal = _places(queries, n), xp.zeros((1, 1), q.dtype)
     return attend_listed(*(np.broadcast_to(equal, (*lead, length, 1)) for length in (n, clusters * w)), out,
                          listed, key_mask=~np.isneginf(lse), scale=1.0, with_lse=False)[0]
 
@@ -111,8 +118,17 @@ def _places(clusters: Array, n: int) -> Array:
 
     Each cluster is in ascending order; a token that it lists twice stands there once.
     """
-    tokens = clusters.copy()
-    tokens[..., 1:][clusters[..., 1:] == clusters[..., :-1]] = n
+    first = np.ones_like(clusters, dtype=bool)
+    first[..., 1:] = clusters[..., 1:] != clusters[..., :-1]
+    if type(clusters) is not np.ndarray:
+        # how many clusters a token is in at most is not known to the host: a place for each cluster
+        number, w = clusters.shape[-2:]
+        lead, xp = clusters.shape[:-2], namespace(clusters)
+        place = np.where(first, xp.arange(number * w).reshape(number, w), -1)
+        listed = xp.full((*lead, number, n + 1), -1)
+        np.put_along_axis(listed, np.where(first, clusters, n), place, axis=-1)
+        return listed[..., :n].swapaxes(-1, -2)
+    tokens = np.where(first, clusters, n)
     tokens = tokens.reshape(*clusters.shape[:-2], -1)
     order = np.argsort(tokens, axis=-1, kind="stable")
     tokens = np.take_along_axis(tokens, order, axis=-1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xfaccel.arrays import check_array, leading
+from xfaccel.arrays import check_array, leading, namespace
 from xfaccel.core import attention
 
 Array = np.ndarray
@@ -24,6 +24,6 @@ def synthesizer(v: Array, logits: Array, *, causal: bool = False, key_mask: Arra
         raise ValueError(f"logits needs one column per value, {v.shape[-2]}, got {logits.shape[-1]}")
     leading(v, logits, names="v and logits")
     # one zero stands for all queries and keys
-    zero = np.zeros(1, v.dtype)
+    zero = namespace(v).zeros(1, v.dtype)
     q, k = (np.broadcast_to(zero, (*x.shape[:-1], 1)) for x in (logits, v))
     return attention(q, k, v, bias=logits, causal=causal, key_mask=key_mask)
