@@ -1,8 +1,9 @@
 """The door for arrays of CuPy: a call computes where its data lies, on that GPU's current stream.
 
 Data stays where it is; parameters of NumPy are moved to it. Nothing comes back: no call waits for the GPU, so
-values on it are not looked at. Integers out of range, which NumPy's would be refused for, count as the nearest in
-range. What decides which keys there are to visit (`HOST`) is read by the host, which writes the lists of tiles.
+values on it are not looked at. Integers out of range, for which a call on the host is refused, count as the
+nearest in range. What decides which keys there are to visit (`HOST`) is read by the host, which writes the
+lists of tiles.
 """
 
 import sys
@@ -15,11 +16,11 @@ from xfaccel.arrays import describe, is_half, on_gpu
 Array = np.ndarray
 
 # what comes with q, k and v instead of being a parameter of theirs
-DATA = {"q", "k", "v", "qk", "x", "scores", "logits", "global_q", "global_k", "global_v", "out_a", "lse_a", "out_b",
-        "lse_b", "state"}
+DATA = {"q", "k", "v", "qk", "x", "scores", "logits", "global_q", "global_k", "global_v", "out_a", "lse_a",
+        "out_b", "lse_b", "state"}
 HOST = {"dilation", "global_tokens", "sub_block", "random_blocks", "span"}
-# functions that compute in ordinary arithmetic what 16 bits would not do for: features, terms by distance,
-# sorts. All others hand numbers of 16 bits to the kernels as they are
+# functions that do in ordinary arithmetic what 16 bits would not do for: exponentials, features, terms by
+# distance, sorts. All others hand numbers of 16 bits to the kernels as they are
 IN_FLOAT32 = {"softmax", "layer_norm", "merge", "adaptive_span", "shaw", "lsh_buckets", "routing_clusters",
               "sinkhorn_sort", "performer", "performer_step", "linear_transformer_step", "transformer_xl",
               "compressive_transformer"}
@@ -28,18 +29,19 @@ IN_FLOAT32 = {"softmax", "layer_norm", "merge", "adaptive_span", "shaw", "lsh_bu
 def call(function: Callable, given: dict[str, object], like: str, wide: tuple[int, ...]) -> object:
     """`function` of the arguments `given` by name, on the GPU where its argument `like` lies.
 
-    The results named by their place in `wide` stay float32.
+    Of numbers of 16 bits, the results named by their place in `wide` stay float32.
     """
     first = given[like]
     with first.device:
         given = {name: _placed(name, x, first, like) for name, x in given.items()}
         half = is_half(first) and function.__name__ in IN_FLOAT32
-        if half:
-            _check_half(given, first, like)
-            given = {name: _mapped(_widened, x) for name, x in given.items()}
-        result = function(**given)
         if not half:
-            return result
+            return function(**given)
+        for name in DATA - {"state"}:  # sums are float32
+            if (x := given.get(name)) is not None and not name.startswith("lse") and x.dtype != first.dtype:
+                raise TypeError(f"{name} needs the dtype of {like}, {first.dtype}, got {x.dtype}; convert with "
+                                f"{name}.astype({like}.dtype)")
+        result = function(**{name: _widened(x) for name, x in given.items()})
         if isinstance(result, tuple):
             return tuple(x if place in wide else _narrowed(x, first) for place, x in enumerate(result))
         return _narrowed(result, first)
@@ -50,8 +52,8 @@ def refuse(given: Iterable[tuple[str, object]], like: str) -> None:
     for name, x in given:
         for part in x if isinstance(x, tuple | list) else (x,):
             if on_gpu(part):
-                raise TypeError(f"{name} needs a numpy.ndarray, as {like} is one, got {describe(part)}; move {like} "
-                                f"to the GPU with cupy.asarray({like}), or {name} back with cupy.asnumpy({name})")
+                raise TypeError(f"{name} needs a numpy.ndarray, as {like} is one, got {describe(part)}; move "
+                                f"{like} with cupy.asarray({like}), or {name} with cupy.asnumpy({name})")
 
 
 def _placed(name: str, x: object, first: Array, like: str) -> object:
@@ -62,11 +64,11 @@ def _placed(name: str, x: object, first: Array, like: str) -> object:
         return x
     if on_gpu(x):
         if name in HOST:
-            raise TypeError(f"{name} decides which keys are visited, and needs a numpy.ndarray or numbers, got "
-                            f"{describe(x)}; convert with cupy.asnumpy({name})")
+            raise TypeError(f"{name} decides which keys are visited, which the host has to know: it needs numbers "
+                            f"or a numpy.ndarray, got {describe(x)}; convert with cupy.asnumpy({name})")
         if x.device != first.device:
-            raise ValueError(f"{name} lies on {x.device}, {like} on {first.device}; move it with {like}'s device "
-                             f"current and cupy.asarray({name})")
+            raise ValueError(f"{name} needs to lie on the GPU of {like}, {first.device}, got {x.device}; copy "
+                             f"it with cupy.asarray({name}) while that one is current")
         return x
     if type(x) is not np.ndarray or name in HOST:
         return x
@@ -76,18 +78,10 @@ def _placed(name: str, x: object, first: Array, like: str) -> object:
     return sys.modules["cupy"].asarray(x)
 
 
-def _check_half(given: dict[str, object], first: Array, like: str) -> None:
-    for name in ("q", "k", "v", "out_a", "out_b"):
-        if on_gpu(x := given.get(name)) and x.dtype != first.dtype:
-            raise TypeError(f"{name} needs the dtype of {like}, {first.dtype}, got {x.dtype}; convert with "
-                            f"{name}.astype({like}.dtype)")
-
-
-def _mapped(change: Callable, x: object) -> object:
-    return tuple(map(change, x)) if isinstance(x, tuple) else change(x)
-
-
 def _widened(x: object) -> object:
+    """Arrays of 16 bits as float32, also within tuples; all else as it is."""
+    if isinstance(x, tuple):
+        return tuple(map(_widened, x))
     return x.astype(np.float32) if on_gpu(x) and is_half(x) else x
 
 

@@ -1,8 +1,8 @@
 """The door before all functions: numbers of 16 bits, which become float32, and arrays of a GPU.
 
 float16 and bfloat16 (of the package ml_dtypes) in, the same type out. Follows `xfref.half`: everything in
-between is float32, and a result is rounded once. Called with float32 or float64, a function is what it was; the
-door costs it a look at one dtype. What `device` does with arrays of CuPy costs nothing without CuPy.
+between is float32, and a result is rounded once. Called with float32 or float64, a function is what it was;
+the door costs it a look at one dtype. What `device` does with arrays of CuPy costs nothing without CuPy.
 """
 
 import functools

@@ -131,7 +131,7 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
 
 def _on_gpu(q: Array, k: Array, v: Array, lead: tuple[int, ...], causal: bool, key_mask: Array | None,
             features: str | None, directions: list[Array], root: float) -> Array:
-    """`attend` on a GPU: the kernel makes elu + 1 of widths up to its own, matrix products do for the rest."""
+    """`attend` on a GPU: by its kernel, which makes elu + 1 of some widths, the rest by matrix products."""
     from xfaccel.engine.gpu import features as plain  # most processes do without
     from xfaccel.engine.gpu import launch, run
     (n, d), (m, e) = q.shape[-2:], v.shape[-2:]
@@ -155,9 +155,9 @@ def _on_gpu(q: Array, k: Array, v: Array, lead: tuple[int, ...], causal: bool, k
     states = empty((*key_lead, len(sums), d * e + d), sum_dtype(q), q)
     run.scan("sum", sums, key_lead, **keys(key_lead), end=rows(states, key_lead), **shared)
     # what comes before part len(prefix), before the part after it, and so on
-    begin = np.concatenate([np.zeros_like(states, shape=(*key_lead, 1, d * e + d)), np.cumsum(states, axis=-2)],
-                           axis=-2)[..., len(prefix):, :]
-    begin = rows(begin, lead)
+    nothing = np.zeros_like(states, shape=(*key_lead, 1, d * e + d))
+    begin = np.concatenate([nothing, np.cumsum(states, axis=-2)], axis=-2)
+    begin = rows(begin[..., len(prefix):, :], lead)
     operands = dict(q=rows(q, lead), out=rows(out, lead), **shared)
     out[..., :blind, :] = 0
     if causal:

@@ -1,6 +1,7 @@
 """Routing Transformer, fast: the softmax engine reads tokens cluster by cluster."""
 
 import functools
+from types import ModuleType
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def routing_clusters(x: Array, centroids: Array, size: int) -> Array:
     size = min(count("size", size), n)
     if type(x) is not np.ndarray:
         affinity = centroids @ x.swapaxes(-1, -2)
-        nearest = np.argsort(np.where(np.isnan(affinity), np.inf, -affinity), axis=-1)
+        nearest = np.argsort(np.where(np.isnan(affinity), np.inf, -affinity), axis=-1, kind="stable")
         return np.sort(nearest[..., :size], axis=-1)
     centroids = np.broadcast_to(centroids, (*lead, *centroids.shape[-2:]))
     # one after another, as the affinities of all would not fit the cache
@@ -77,14 +78,13 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
         a query is in r clusters at most.
     """
     n, m = lengths(q, k, v)
-    lead = leading(q, k, v)
-    queries = _checked("query_clusters", query_clusters, n, lead)
-    keys = _checked("key_clusters", key_clusters, m, lead)
+    lead, xp = leading(q, k, v), namespace(q)
+    queries = _checked("query_clusters", query_clusters, n, lead, xp)
+    keys = _checked("key_clusters", key_clusters, m, lead, xp)
     (clusters, w), (others, u) = queries.shape[-2:], keys.shape[-2:]
     if clusters != others:
         raise ValueError("query_clusters and key_clusters need the same number of clusters, "
                          f"got {clusters} and {others}")
-    xp = namespace(q)
     seen = xp.ones(keys.shape, bool)
     seen[..., 1:] = keys[..., 1:] != keys[..., :-1]  # a key listed twice is seen once
     if key_mask is not None:
@@ -99,9 +99,9 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
                          listed, key_mask=~np.isneginf(lse), scale=1.0, with_lse=False)[0]
 
 
-def _checked(name: str, clusters: Array, size: int, lead: tuple[int, ...]) -> Array:
+def _checked(name: str, clusters: Array, size: int, lead: tuple[int, ...], xp: ModuleType) -> Array:
     """The clusters (..., C, w), each in ascending order."""
-    rows = indices_in(name, clusters, size).astype(np.intp)
+    rows = xp.asarray(indices_in(name, clusters, size), np.intp)
     check_shape(name, rows.shape, (None, None), lead)
     return np.sort(distinct(rows), axis=-1)
 

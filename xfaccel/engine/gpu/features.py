@@ -1,14 +1,16 @@
 """Attention by features in matrix products of CuPy: for features that the scan kernel does not make itself.
 
-Choromanski et al. 2020, arXiv:2009.14794; Hua et al. 2022, arXiv:2202.10447 (chunks). A feature is a factor times
-the exponential of an exponent. The sums over keys are s (..., f, e) and z (..., f), divided by the exponential of
-the largest exponent of each feature so far, top (..., f): no row depends on a key that it does not see.
+Choromanski et al. 2020, arXiv:2009.14794; Hua et al. 2022, arXiv:2202.10447 (chunks). A feature is a factor
+times the exponential of an exponent. The sums over keys are s (..., f, e) and z (..., f), divided by the
+exponential of the largest exponent of each feature so far, top (..., f): no row depends on a key that it does
+not see.
 """
 
-import sys
 from typing import Any
 
 import numpy as np
+
+from xfaccel.arrays import namespace
 
 Array = Any  # of CuPy
 State = tuple[Array, Array, Array]
@@ -20,8 +22,8 @@ def attend(q: Array, k: Array, v: Array, lead: tuple[int, ...], *, causal: bool,
            ) -> tuple[Array, State]:
     """The result (lead..., n, e), and the sums over all keys after those of `state`.
 
-    (...,n,d),(...,m,d),(...,m,e), `key_mask` (..., m); all checked. What the kinds are, `xfref.performer` says; None
-    is elu + 1.
+    (...,n,d),(...,m,d),(...,m,e), `key_mask` (..., m); all checked. The kinds are those of `xfref.performer`,
+    and None is elu + 1.
     """
     n, m = q.shape[-2], k.shape[-2]
     if key_mask is not None:
@@ -35,7 +37,7 @@ def attend(q: Array, k: Array, v: Array, lead: tuple[int, ...], *, causal: bool,
     state = _added(state, *(x[..., :before, :] for x in (factors, exponents, v)))
     if not causal:
         return np.broadcast_to(_mean(*_read(state, *queries)[:2]), (*lead, n, v.shape[-1])), state
-    out = sys.modules["cupy"].zeros((*lead, n, v.shape[-1]), q.dtype)
+    out = namespace(v).zeros((*lead, n, v.shape[-1]), q.dtype)
     for first in range(before, m, CHUNK):
         stop = min(first + CHUNK, m)
         own = [x[..., first:stop, :] for x in (factors, exponents, v)]
@@ -65,8 +67,9 @@ def _made(x: Array, kind: str | None, projection: Array | None, root: float) -> 
 
 def _nothing(factors: Array, v: Array) -> State:
     """The sums over no keys."""
-    xp, sums = sys.modules["cupy"], (*np.broadcast_shapes(factors.shape[:-2], v.shape[:-2]), factors.shape[-1])
-    return (xp.zeros((*sums, v.shape[-1]), v.dtype), xp.zeros(sums, v.dtype), xp.full(sums, -np.inf, v.dtype))
+    sums = *np.broadcast_shapes(factors.shape[:-2], v.shape[:-2]), factors.shape[-1]
+    xp, dtype = namespace(v), v.dtype
+    return xp.zeros((*sums, v.shape[-1]), dtype), xp.zeros(sums, dtype), xp.full(sums, -np.inf, dtype)
 
 
 def _added(state: State, factors: Array, exponents: Array, v: Array) -> State:
@@ -82,7 +85,7 @@ def _added(state: State, factors: Array, exponents: Array, v: Array) -> State:
 
 
 def _read(state: State, factors: Array, exponents: Array) -> tuple[Array, Array, Array]:
-    """Numerators (..., n, e) and denominators (..., n, 1) over the keys in `state`, and their exponent (..., n, 1)."""
+    """Numerators (..., n, e), denominators and the exponent of both (..., n, 1), over the keys in `state`."""
     s, z, top = state
     exponents = exponents + top[..., None, :]
     most = exponents.max(axis=-1, keepdims=True)
@@ -90,19 +93,21 @@ def _read(state: State, factors: Array, exponents: Array) -> tuple[Array, Array,
     return features @ s, features @ z[..., None], most
 
 
-def _chunk(state: State, q_factors: Array, q_exponents: Array, k_factors: Array, k_exponents: Array, v: Array) -> Array:
-    """The result of c queries that see the keys in `state` and those of the c keys that are not after them."""
+def _chunk(state: State, q_factors: Array, q_exponents: Array, k_factors: Array, k_exponents: Array,
+           v: Array) -> Array:
+    """The result of c queries that see the keys in `state`, and of c more those that are not after them."""
     numerator, denominator, before = _read(state, q_factors, q_exponents)
     q_top, k_top = (x.max(axis=-1, keepdims=True) for x in (q_exponents, k_exponents))
     q, k = (factors * np.exp(exponents - _finite(top)) for factors, exponents, top in (
         (q_factors, q_exponents, q_top), (k_factors, k_exponents, k_top)))
     # a weight is the product of the features times the exponential of both exponents
-    apart = sys.modules["cupy"].tri(v.shape[-2], dtype=bool)
-    exponents = np.where(apart, q_top + k_top.swapaxes(-1, -2), -np.inf)
+    seen = namespace(v).tri(v.shape[-2], dtype=bool)
+    exponents = np.where(seen, q_top + k_top.swapaxes(-1, -2), -np.inf)
     most = np.maximum(before, exponents.max(axis=-1, keepdims=True))
-    weights = np.where(apart, q @ k.swapaxes(-1, -2), 0) * np.exp(exponents - _finite(most))
+    weights = np.where(seen, q @ k.swapaxes(-1, -2), 0) * np.exp(exponents - _finite(most))
     shrink = np.exp(before - _finite(most))
-    return _mean(numerator * shrink + weights @ v, denominator * shrink + weights.sum(axis=-1, keepdims=True))
+    return _mean(numerator * shrink + weights @ v,
+                 denominator * shrink + weights.sum(axis=-1, keepdims=True))
 
 
 def _mean(numerator: Array, denominator: Array) -> Array:

@@ -28,10 +28,11 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
 
 
 def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, indices: Operand, *, n: int,
-           d: int, e: int, count: int, last: int, scale: float, key_mask: Operand | None = None) -> None:
+           m: int, d: int, e: int, count: int, last: int, scale: float,
+           key_mask: Operand | None = None) -> None:
     """What `xfaccel.engine.cpu.gather.run` does, for lists of keys in ascending order."""
-    loader.run(launch.gather(q, k, v, out, lse, indices, dtype=out.array.dtype.name, n=n, d=d, e=e, count=count,
-                             last=last, scale=scale, put=loader.resident, key_mask=key_mask))
+    loader.run(launch.gather(q, k, v, out, lse, indices, dtype=out.array.dtype.name, n=n, d=d, e=e,
+                             count=count, last=last, scale=scale, put=loader.resident, key_mask=key_mask))
 
 
 def by_products(distance_bias: tuple[Array, int] | None, relative: tuple[Array, Array, int],
@@ -53,7 +54,8 @@ def by_products(distance_bias: tuple[Array, int] | None, relative: tuple[Array, 
     return table + other, low
 
 
-def scan(mode: str, ranges: np.ndarray, lead: tuple[int, ...], *, d: int, e: int, dtype: np.dtype, **operands) -> None:
-    """A pass over the tokens of the `ranges` of every leading entry, as `launch.scan` says; f = elu + 1."""
-    loader.run(launch.scan(mode, ranges, dtype=dtype.name, entries=math.prod(lead), d=d, e=e, put=loader.resident,
-                           **operands))
+def scan(mode: str, ranges: np.ndarray, lead: tuple[int, ...], *, d: int, e: int, dtype: np.dtype,
+         **operands) -> None:
+    """A pass over the tokens of the `ranges` of every leading entry, as `launch.scan` says."""
+    loader.run(launch.scan(mode, ranges, dtype=dtype.name, entries=math.prod(lead), d=d, e=e,
+                           put=loader.resident, **operands))
