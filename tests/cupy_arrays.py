@@ -10,7 +10,10 @@ on values, which CuPy would grant.
 import functools
 import types
 
+import ml_dtypes
 import numpy as np
+
+HALF = {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)}
 
 
 class HostMustWait(AssertionError):
@@ -142,6 +145,10 @@ def call(function, args, kwargs, allowed):
     """`function` of NumPy, as CuPy would: with these named arguments alone, arrays in and an array out."""
     assert set(kwargs) <= allowed, f"CuPy's {function.__name__} takes no {', '.join(set(kwargs) - allowed)}"
     out = kwargs.get("out")
+    if function is np.matmul and (kinds := {x.dtype for x in args if isinstance(x, ndarray)}) & HALF:
+        # a product of numbers of 16 bits is summed up in float32
+        wide = [ndarray(x.held.astype(np.float32)) for x in args]
+        return call(function, wide, kwargs, allowed).astype(np.result_type(*kinds))
     with np.errstate(all="ignore"):  # a GPU is silent
         found = function(*map(bare, args), **{name: bare(x) for name, x in kwargs.items()})
     if out is not None:
@@ -255,10 +262,17 @@ def put_along_axis(arr, indices, values, axis):
     np.put_along_axis(bare(arr), bare(indices), bare(values), axis)
 
 
+def where(condition, x, y):
+    """CuPy's has no form for bfloat16, and takes that for float32."""
+    return call(np.where, (condition, *(z.astype(np.float32) if isinstance(z, ndarray) and z.dtype == ml_dtypes.bfloat16
+                                        else z for z in (x, y))), {}, set())
+
+
 def functions():
     """The functions of the module `cupy` that work on arrays."""
     made = {name: functools.partial(_function, getattr(np, name), allowed) for name, allowed in FUNCTIONS.items()}
     made |= {name: functools.partial(_function, getattr(np, name), {"out", "dtype"}) for name in UFUNCS}
+    made["where"] = where
     for name in ("zeros", "ones", "full", "arange", "tri"):
         made[name] = functools.partial(_new, getattr(np, name))
     return made | dict(ndarray=ndarray, asarray=asarray, asnumpy=asnumpy, empty=empty,

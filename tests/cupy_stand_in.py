@@ -4,10 +4,14 @@ Arrays are those of `cupy_arrays`; a kernel is compiled by NVRTC with the option
 launched in the PTX interpreter. What is tested is thus what a GPU gets: source, options, grid and every argument.
 """
 
+import contextlib
+import sys
 import types
 
 import cupy_arrays
 from ptx import launch, nvrtc
+
+from xfaccel.engine.gpu import loader
 
 ADDED = ("-ftz=true",)  # by CuPy, to the options of every kernel
 STATIC = 48 << 10       # bytes of dynamic shared memory that a kernel may have without asking
@@ -41,3 +45,24 @@ def stand_in(sm=80, schedule="lockstep", edit=lambda options, ptx: ptx):
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError),
         nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)), get_current_stream=lambda: stream)
     return types.SimpleNamespace(RawModule=RawModule, cuda=cuda, **cupy_arrays.functions())
+
+
+@contextlib.contextmanager
+def installed():
+    """A stand-in in the place of CuPy; the function that this gives changes it, to one of other options."""
+    before = sys.modules.get("cupy")
+
+    def install(**options):
+        loader._cupy.cache_clear()
+        loader._kernel.cache_clear()
+        loader._RESIDENT.clear()
+        sys.modules["cupy"] = stand_in(**options)
+
+    try:
+        install()
+        yield install
+    finally:
+        install()
+        del sys.modules["cupy"]
+        if before is not None:
+            sys.modules["cupy"] = before

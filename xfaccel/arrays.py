@@ -153,6 +153,12 @@ def joined(*stretches: Array) -> Array:
     return np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in stretches], axis=-2)
 
 
+def shown(x: Array, seen: Array) -> Array:
+    """The rows of `x` (..., n, w) where `seen` (..., n) is True, and zeros elsewhere; leading axes broadcast."""
+    # of bfloat16, CuPy makes float32 here
+    return np.where(seen[..., None], x, 0).astype(x.dtype, copy=False)
+
+
 def as_key_mask(seen: Array, k: Array) -> Array | None:
     """`seen` (..., m) as a key mask for `k`, of k.ndim - 1 axes; None if it is known to hide nothing."""
     return None if hides_nothing(seen) else seen.reshape((1,) * (k.ndim - 1 - seen.ndim) + seen.shape)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from xfaccel.arrays import empty, rows
+from xfaccel.arrays import empty, rows, shown
 from xfaccel.engine.cpu import hashing
 from xfaccel.engine.cpu import product as cpu
 
@@ -19,7 +19,7 @@ def project(a: Array, x: Array, lead: tuple[int, ...], key_mask: Array | None = 
     (number, length), width = a.shape[-2:], x.shape[-1]
     if type(x) is not np.ndarray:
         if key_mask is not None:
-            x = np.where(key_mask[..., None], x, x.dtype.type(0))
+            x = shown(x, key_mask)
         return np.broadcast_to(a @ x, (*lead, number, width))
     out = empty((*lead, number, width), x.dtype, x)
     mask = None if key_mask is None else rows(key_mask[..., None, :], lead, dense=False)

@@ -13,6 +13,7 @@ from xfaccel.arrays import (
     namespace,
     parameter,
     rows_at,
+    shown,
     sum_dtype,
 )
 from xfaccel.core import attention
@@ -64,7 +65,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
         raise ValueError("buckets needs at least 1 round, got 0")
     chunk, before, after = count("chunk", chunk), count("before", before, 0), count("after", after, 0)
     xp = namespace(qk)
-    shown = xp.ones(qk.shape[:-1], bool) & (key_mask is None or check_key_mask(key_mask, qk, lead))
+    seen = xp.ones(qk.shape[:-1], bool) & (key_mask is None or check_key_mask(key_mask, qk, lead))
     if 0 in (n, *lead):
         return attention(qk, qk, v, scale=scale)
     number = -(-n // chunk)
@@ -81,7 +82,7 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     own = np.empty_like(order)  # the chunk of each token
     np.put_along_axis(own, order, there, axis=-1)
     position = np.broadcast_to(xp.arange(n), (*own.shape[:-2], 1, n))
-    keys = _directions(xp.ascontiguousarray(np.where(shown[..., None], qk, 0)))
+    keys = _directions(xp.ascontiguousarray(shown(qk, seen)))
     (_, nearby), = patterns.same_block(n, chunk, before, after).tile_lists()
     # hidden: the token itself or, if causal, also those after it; and what an earlier round has seen
     limits = [(0, n if causal else 0)]
@@ -94,22 +95,23 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
             hidden += [(-_FAR, -before - 1), (after + 1, _FAR)]
         labels = np.concatenate(labels, axis=-2)
         at = order[..., r, :]
-        seen = None if hides_nothing(shown) else rows_at(shown[..., None], at)[..., 0]
-        attend(qk, keys, v, nearby, order=(at, at), labels=(labels, labels, np.array(hidden)), key_mask=seen,
+        seen_there = None if hides_nothing(seen) else rows_at(seen[..., None], at)[..., 0]
+        attend(qk, keys, v, nearby, order=(at, at), labels=(labels, labels, np.array(hidden)), key_mask=seen_there,
                into=(out, lse), scale=scale)
     # a token that saw no other sees itself; a NaN in its key counts
     alone = np.isneginf(lse)[..., None]
-    np.copyto(out, v, where=alone & shown[..., None])
-    out += np.where(alone, 0 * keys[..., :1], 0)
+    np.copyto(out, v, where=alone & seen[..., None])
+    out += shown(0 * keys[..., :1], alone[..., 0])
     return out
 
 
 def _directions(x: Array) -> Array:
     """Rows of length 1, in the memory of `x`; a row of zeros stays."""
     if type(x) is not np.ndarray:  # whether any are extreme is not known to the host
-        top = np.abs(x).max(axis=-1, keepdims=True)
-        x = x / np.where(top == 0, 1, top)
-        return x / np.sqrt(np.maximum((x * x).sum(axis=-1, keepdims=True), 1))
+        wide = x.astype(sum_dtype(x), copy=False)
+        top = np.abs(wide).max(axis=-1, keepdims=True)
+        wide = wide / np.where(top == 0, 1, top)
+        return (wide / np.sqrt(np.maximum((wide * wide).sum(axis=-1, keepdims=True), 1))).astype(x.dtype)
     squares = np.einsum("...d,...d->...", x, x)
     extreme = ~((squares > 1e-30) & (squares < 1e30))  # where squares may have over- or underflowed
     if extreme.any():

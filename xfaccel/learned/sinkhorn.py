@@ -14,6 +14,7 @@ from xfaccel.arrays import (
     number,
     parameter,
     rows_at,
+    shown,
 )
 from xfaccel.core import attention, attention_into, attention_lse
 from xfaccel.engine.product import project
@@ -102,7 +103,7 @@ def _prepared(q: Array, k: Array, v: Array, sort: Array, block: int, key_mask: A
     seen = namespace(q).ones(n, bool)
     if key_mask is not None:
         seen = check_key_mask(key_mask, k, lead)
-        k, v = (np.where(seen[..., None], x, 0) for x in (k, v))
+        k, v = shown(k, seen), shown(v, seen)
     block = min(count("block", block), max(n, 1))
     sort = parameter("sort", sort, q.dtype, own=(-(-n // block),) * 2, lead=lead)
     return block, sort, _in_blocks(k, block), _in_blocks(v, block), _in_blocks(seen[..., None], block)[..., 0]

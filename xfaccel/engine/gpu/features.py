@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xfaccel.arrays import namespace
+from xfaccel.arrays import namespace, shown
 
 Array = Any  # of CuPy
 State = tuple[Array, Array, Array]
@@ -27,7 +27,7 @@ def attend(q: Array, k: Array, v: Array, lead: tuple[int, ...], *, causal: bool,
     """
     n, m = q.shape[-2], k.shape[-2]
     if key_mask is not None:
-        k, v = (np.where(key_mask[..., None], x, 0) for x in (k, v))
+        k, v = shown(k, key_mask), shown(v, key_mask)
     queries, (factors, exponents) = _made(q, kind, projection, root), _made(k, kind, projection, root)
     if key_mask is not None:
         exponents = np.where(key_mask[..., None], exponents, -np.inf)

@@ -22,7 +22,7 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
     if labels is not None:
         labels = *labels[:2], loader.resident(labels[2])
     loader.run(launch.softmax(
-        q, k, v, out, lse, dtype=out.array.dtype.name, d=d, e=e, tile_list=tile_list, plane_of=plane_of,
+        q, k, v, out, lse, dtype=_dtype(q, k, v, out), d=d, e=e, tile_list=tile_list, plane_of=plane_of,
         scale=scale, put=loader.resident, key_mask=key_mask, mask=mask, bias=bias, distance=distance,
         labels=labels, order=order, so_far=lse if so_far else None))
 
@@ -31,8 +31,8 @@ def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None
            m: int, d: int, e: int, count: int, last: int, scale: float,
            key_mask: Operand | None = None) -> None:
     """What `xfaccel.engine.cpu.gather.run` does, for lists of keys in ascending order."""
-    loader.run(launch.gather(q, k, v, out, lse, indices, dtype=out.array.dtype.name, n=n, d=d, e=e,
-                             count=count, last=last, scale=scale, put=loader.resident, key_mask=key_mask))
+    loader.run(launch.gather(q, k, v, out, lse, indices, dtype=_dtype(q, k, v, out), n=n, d=d, e=e, count=count,
+                             last=last, scale=scale, put=loader.resident, key_mask=key_mask))
 
 
 def by_products(distance_bias: tuple[Array, int] | None, relative: tuple[Array, Array, int],
@@ -52,6 +52,12 @@ def by_products(distance_bias: tuple[Array, int] | None, relative: tuple[Array, 
     table, other = (x.take(np.clip(columns - start, 0, x.shape[-1] - 1), axis=-1)
                     for x, start in ((table, first), (other, begin)))
     return table + other, low
+
+
+def _dtype(*operands: Operand) -> str:
+    """The name of the type of all operands: a kernel would read any other as this."""
+    name, = {x.array.dtype.name for x in operands}
+    return name
 
 
 def scan(mode: str, ranges: np.ndarray, lead: tuple[int, ...], *, d: int, e: int, dtype: np.dtype,
