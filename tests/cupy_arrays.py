@@ -1,10 +1,10 @@
-"""Arrays as CuPy's, on a machine without a GPU: numbers that NumPy cannot reach, and what CuPy 14 does with them.
+"""Arrays as CuPy's, without a GPU: numbers that NumPy cannot reach, and what CuPy 14 does to them.
 
-`ndarray` holds an array of NumPy, which only this module and the launch of a kernel read. As with CuPy, NumPy's
-functions and operators act on it (NEP 13 and 18) if CuPy has a function of the same name; what mixes in an array of
-NumPy, or turns one of these into it, raises TypeError. FUNCTIONS lists what CuPy has and takes: a name or an argument that is
-not listed raises. So does what would make the host wait for the GPU: the value of a number, or a shape that depends
-on values, which CuPy would grant.
+`ndarray` holds an array of NumPy, which only this module and those who stand for a GPU read. As with CuPy,
+NumPy's functions and operators act on it (NEP 13 and 18) if CuPy has one of the same name. What mixes in an
+array of NumPy, or turns one of these into it, raises TypeError. UFUNCS, FUNCTIONS and METHODS list what CuPy
+has and which arguments it takes; what is not listed raises. So does what would make the host wait for the
+GPU, which CuPy would grant: the value of a number, or a shape that depends on values.
 """
 
 import functools
@@ -71,7 +71,6 @@ class ndarray:
     size = property(lambda self: self.held.size)
     itemsize = property(lambda self: self.held.itemsize)
     nbytes = property(lambda self: self.held.nbytes)
-    T = property(lambda self: ndarray(self.held.T))
     mT = property(lambda self: ndarray(self.held.mT))
     flags = property(lambda self: types.SimpleNamespace(
         c_contiguous=self.held.flags.c_contiguous, f_contiguous=self.held.flags.f_contiguous,
@@ -117,7 +116,7 @@ class ndarray:
 
 
 def index(x, key, boolean=False):
-    """A key for NumPy: CuPy takes slices, numbers, and arrays of integers of either kind, which it wraps around."""
+    """A key for NumPy: CuPy takes arrays of integers of either kind, and moves those of the host."""
     def one(part):
         if isinstance(part, ndarray):
             if part.dtype == bool and not boolean:
@@ -132,7 +131,7 @@ def bare(x):
     """What an operation of CuPy is given, for NumPy. Raises TypeError for what CuPy does not take."""
     if isinstance(x, ndarray):
         if x.device.id != Device.current:
-            raise ValueError(f"the array lies on {x.device}, and {Device.current} is current")
+            raise ValueError(f"an array lies on {x.device}, and {Device()} is current")
         return x.held
     if isinstance(x, np.ndarray):
         raise TypeError(f"Unsupported type {type(x)}")
@@ -159,28 +158,23 @@ def call(function, args, kwargs, allowed):
 
 
 UFUNCS = {
-    "absolute", "add", "bitwise_and", "bitwise_or", "cos", "divide", "equal", "exp", "exp2", "floor_divide", "greater",
-    "greater_equal", "invert", "isfinite", "isnan", "less", "less_equal", "log", "logical_and", "logical_not",
-    "logical_or", "matmul", "maximum", "minimum", "multiply", "negative", "not_equal", "remainder", "sign", "sin", "sqrt",
-    "square", "subtract"}
+    "absolute", "add", "bitwise_and", "bitwise_or", "cos", "divide", "equal", "exp", "floor_divide",
+    "greater", "greater_equal", "invert", "isfinite", "isnan", "less", "less_equal", "log", "matmul",
+    "maximum", "minimum", "multiply", "negative", "not_equal", "remainder", "sin", "sqrt", "subtract"}
 
-# functions of arrays that CuPy has, with all arguments that it takes by name
+# functions of arrays, and what they take by name
 FUNCTIONS = {name: set(words.split()) for name, words in {
-    "argmax": "axis dtype out keepdims", "argsort": "axis kind", "broadcast_to": "", "clip": "out",
-    "concatenate": "axis out dtype casting", "cumsum": "axis dtype out", "einsum": "", "isneginf": "out", "moveaxis": "",
-    "repeat": "axis", "sort": "axis kind", "stack": "axis out dtype casting", "swapaxes": "", "take": "axis out",
-    "take_along_axis": "axis", "tril": "k", "where": "", "expand_dims": "axis", "squeeze": "axis",
-    "zeros_like": "dtype order subok shape", "ones_like": "dtype order subok shape",
-    "empty_like": "dtype order subok shape", "full_like": "dtype order subok shape", "reshape": "order",
-    "any": "axis out keepdims", "all": "axis out keepdims",
+    "argsort": "axis kind", "broadcast_to": "", "clip": "out", "concatenate": "axis out dtype casting",
+    "cumsum": "axis dtype out", "einsum": "", "empty_like": "dtype order subok shape", "isneginf": "out",
+    "moveaxis": "", "ones_like": "dtype order subok shape", "sort": "axis kind",
+    "take_along_axis": "axis", "tril": "k", "zeros_like": "dtype order subok shape",
 }.items()}
 
 METHODS = {name: set(words.split()) for name, words in {
-    "all": "axis out keepdims", "any": "axis out keepdims", "argmax": "axis out dtype keepdims", "argsort": "axis kind",
-    "astype": "dtype order casting subok copy", "clip": "min max out", "copy": "order", "cumsum": "axis dtype out",
-    "max": "axis out keepdims", "mean": "axis dtype out keepdims", "min": "axis out keepdims", "ravel": "order",
-    "reshape": "order copy", "sum": "axis dtype out keepdims", "swapaxes": "", "take": "axis out", "transpose": "",
-    "view": "dtype", "squeeze": "axis",
+    "any": "axis out keepdims", "argmax": "axis out dtype keepdims",
+    "astype": "dtype order casting subok copy", "copy": "order", "max": "axis out keepdims",
+    "mean": "axis dtype out keepdims", "ravel": "order",
+    "reshape": "order copy", "sum": "axis dtype out keepdims", "swapaxes": "", "take": "axis out",
 }.items()}
 
 
@@ -204,32 +198,29 @@ def _operator(ufunc, swapped=False):
     return method
 
 
-for _name, _ufunc in dict(add=np.add, sub=np.subtract, mul=np.multiply, truediv=np.divide, floordiv=np.floor_divide,
-                          mod=np.remainder, matmul=np.matmul, and_=np.bitwise_and, or_=np.bitwise_or, lt=np.less,
-                          le=np.less_equal, gt=np.greater, ge=np.greater_equal, eq=np.equal, ne=np.not_equal,
-                          pow=np.power).items():
-    _name = _name.rstrip("_")
-    setattr(ndarray, f"__{_name}__", _operator(_ufunc))
-    if _name not in ("lt", "le", "gt", "ge", "eq", "ne"):
-        setattr(ndarray, f"__r{_name}__", _operator(_ufunc, swapped=True))
+def _in_place(ufunc):
+    return lambda self, other: call(ufunc, (self, other), {"out": self}, {"out"})
 
-        def _in_place(self, other, ufunc=_ufunc):
-            return call(ufunc, (self, other), {"out": self}, {"out"})
-        if _name != "matmul":
-            setattr(ndarray, f"__i{_name}__", _in_place)
-ndarray.__neg__ = lambda self: call(np.negative, (self,), {}, set())
-ndarray.__invert__ = lambda self: call(np.invert, (self,), {}, set())
-ndarray.__abs__ = lambda self: call(np.absolute, (self,), {}, set())
-ndarray.__hash__ = None
+
+COMPARISONS = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal,
+               "ne": np.not_equal}
+ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide,
+              "mod": np.remainder, "floordiv": np.floor_divide, "matmul": np.matmul, "and": np.bitwise_and,
+              "or": np.bitwise_or}
+for _name, _ufunc in (COMPARISONS | ARITHMETIC).items():
+    setattr(ndarray, f"__{_name}__", _operator(_ufunc))
+for _name, _ufunc in ARITHMETIC.items():
+    setattr(ndarray, f"__r{_name}__", _operator(_ufunc, swapped=True))
+    setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
+for _name, _ufunc in dict(neg=np.negative, invert=np.invert, abs=np.absolute).items():
+    setattr(ndarray, f"__{_name}__", lambda self, ufunc=_ufunc: call(ufunc, (self,), {}, set()))
 
 
 def asarray(a, dtype=None):
-    """A copy of an array of the host on the current device; one of the device as it is."""
-    return a if isinstance(a, ndarray) and dtype is None else ndarray(np.array(bare_or_host(a), dtype))
-
-
-def bare_or_host(a):
-    return a.held if isinstance(a, ndarray) else a
+    """A copy of an array of the host on the current device; an array of a device as it is."""
+    if isinstance(a, ndarray):
+        return a if dtype is None or dtype == a.dtype else a.astype(dtype)
+    return ndarray(np.array(a, dtype))
 
 
 def asnumpy(a):
@@ -264,20 +255,19 @@ def put_along_axis(arr, indices, values, axis):
 
 def where(condition, x, y):
     """CuPy's has no form for bfloat16, and takes that for float32."""
-    return call(np.where, (condition, *(z.astype(np.float32) if isinstance(z, ndarray) and z.dtype == ml_dtypes.bfloat16
-                                        else z for z in (x, y))), {}, set())
+    x, y = (z.astype(np.float32) if getattr(z, "dtype", None) == ml_dtypes.bfloat16 else z for z in (x, y))
+    return call(np.where, (condition, x, y), {}, set())
 
 
 def functions():
     """The functions of the module `cupy` that work on arrays."""
-    made = {name: functools.partial(_function, getattr(np, name), allowed) for name, allowed in FUNCTIONS.items()}
-    made |= {name: functools.partial(_function, getattr(np, name), {"out", "dtype"}) for name in UFUNCS}
-    made["where"] = where
+    made = {name: functools.partial(_function, getattr(np, name), allowed)
+            for name, allowed in {**FUNCTIONS, **dict.fromkeys(UFUNCS, {"out", "dtype"})}.items()}
     for name in ("zeros", "ones", "full", "arange", "tri"):
         made[name] = functools.partial(_new, getattr(np, name))
-    return made | dict(ndarray=ndarray, asarray=asarray, asnumpy=asnumpy, empty=empty,
-                       ascontiguousarray=ascontiguousarray, copyto=copyto, put_along_axis=put_along_axis,
-                       lib=types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided)))
+    lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
+    return made | dict(ndarray=ndarray, asarray=asarray, asnumpy=asnumpy, empty=empty, where=where, lib=lib,
+                       copyto=copyto, ascontiguousarray=ascontiguousarray, put_along_axis=put_along_axis)
 
 
 def _function(function, allowed, *args, **kwargs):

@@ -1,7 +1,8 @@
 """What `xfaccel` uses of CuPy, on a machine without a GPU.
 
 Arrays are those of `cupy_arrays`; a kernel is compiled by NVRTC with the options that CuPy would give it, and
-launched in the PTX interpreter. What is tested is thus what a GPU gets: source, options, grid and every argument.
+launched in the PTX interpreter. What is tested is thus what a GPU gets: source, options, grid and every
+argument.
 """
 
 import contextlib

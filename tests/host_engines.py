@@ -1,7 +1,7 @@
-"""The CPU in the place of the GPU's kernels, for arrays of `cupy_arrays`: the same operands, at the CPU's speed.
+"""The engines of the CPU in the place of the GPU's kernels, on the same operands, arrays of `cupy_arrays`.
 
-What lies between a public function and its launches is thus tested on every case of the table, and the kernels
-themselves on fewer.
+What lies between a public function and its launches can thus be tested on every case of the table, and the
+kernels themselves on fewer.
 """
 
 import numpy as np
@@ -32,41 +32,32 @@ def gather(*operands, n, m, **options):
     cpu_gather.run(*map(of, operands), n=n, m=m, **{name: of(x) for name, x in options.items()})
 
 
-def scan(mode, ranges, lead, *, d, e, dtype, q=None, k=None, v=None, out=None, key_mask=None, begin=None, end=None,
-         shift=0):
+def scan(mode, ranges, lead, *, d, e, dtype, shift=0, **operands):
     """Token by token, as the definition has it."""
-    def entry(x, index):
-        if x is None:
-            return None
-        held = x.array.held
-        return held[np.unravel_index(index, lead)] if held.shape[:-2] == lead else np.broadcast_to(
-            held, (*lead, *held.shape[-2:]))[np.unravel_index(index, lead)]
+    def feature(x):
+        return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
 
-    feature = lambda x: np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
-    for index in range(int(np.prod(lead))):
-        at = {name: entry(x, index) for name, x in dict(q=q, k=k, v=v, out=out, mask=key_mask, begin=begin,
-                                                        end=end).items()}
+    whole = {name: np.broadcast_to(x.array.held, (*lead, *x.array.shape[-2:])) if name not in ("out", "end")
+             else x.array.held for name, x in operands.items()}
+    for entry in np.ndindex(lead):
+        at = {name: x[entry] for name, x in whole.items()}
         for part, (first, stop) in enumerate(ranges):
             state = np.zeros(d * e + d)
-            if begin is not None:
-                state = at["begin"][part if begin.row else 0].astype(float)
+            if "begin" in at:
+                state = at["begin"][part if operands["begin"].row else 0].astype(float)
             s, z = state[:d * e].reshape(d, e).copy(), state[d * e:].copy()
             for t in range(first, stop):
-                if mode != "read" and (at["mask"] is None or at["mask"][0, t]):
+                if mode != "read" and ("key_mask" not in at or at["key_mask"][0, t]):
                     f = feature(at["k"][t].astype(float))
                     s += f[:, None] * at["v"][t]
                     z += f
                 if mode != "sum":
                     f = feature(at["q"][t + shift].astype(float))
-                    whole = f @ z
-                    at["out"][t + shift] = f @ s / whole if whole else 0
-            if end is not None:
+                    at["out"][t + shift] = f @ s / (f @ z) if f @ z else 0
+            if "end" in at:
                 at["end"][part] = np.concatenate([s.ravel(), z])
 
 
-def install(monkeypatch=None):
+def install(monkeypatch):
     for function in (softmax, gather, scan):
-        if monkeypatch is None:
-            setattr(run, function.__name__, function)
-        else:
-            monkeypatch.setattr(run, function.__name__, function)
+        monkeypatch.setattr(run, function.__name__, function)

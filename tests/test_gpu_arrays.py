@@ -1,8 +1,8 @@
 """Arrays of CuPy through every public function, without a GPU, against `xfref`.
 
-The stand-in's arrays refuse what CuPy's refuse, and what would make the host wait for the GPU. Kernels run in the
-PTX interpreter for a small case of each name in each type, and every case of the table runs with the engines of
-the CPU in their place.
+The stand-in's arrays refuse what CuPy's refuse, and what would make the host wait for the GPU. Kernels run in
+the PTX interpreter for a small case of each name in each type, and every case of the table runs with the
+engines of the CPU in their place.
 """
 
 import inspect
@@ -19,6 +19,7 @@ from compare import HALF, assert_matches, expected
 from ptx import nvrtc
 
 import xfaccel
+import xfref
 from xfaccel import device
 
 EVERYTHING = os.environ.get("XFACCEL_PROOF") == "all"  # make proof-all
@@ -156,8 +157,7 @@ def test_what_decides_which_keys_are_visited_stays_on_the_host(cupy):
     q, k, v = qkv(cupy)
     with pytest.raises(TypeError, match=r"^span decides which keys are visited.*cupy\.asnumpy\(span\)"):
         xfaccel.adaptive_span(q, k, v, span=cupy.asarray(np.ones(5, np.float32)), ramp=2)
-    names = {name for function in NAMES for name in
-             inspect.signature(getattr(xfaccel, function)).parameters}
+    names = {name for function in NAMES for name in inspect.signature(getattr(xfaccel, function)).parameters}
     assert device.HOST <= names and device.DATA <= names
 
 
@@ -166,10 +166,13 @@ def test_parameters_may_lie_on_the_gpu_already(cupy, monkeypatch):
     q, k, v = qkv(cupy)
     mask = np.array([True, False, True, True, False])
     table = np.random.default_rng(1).standard_normal((3, 4))
-    for function, options in ((xfaccel.attention, dict(key_mask=mask)), (xfaccel.shaw, dict(key_table=table))):
-        on_host, on_gpu = (function(q, k, v, **{name: put(x) for name, x in options.items()})
-                           for put in (np.asarray, cupy.asarray))
-        np.testing.assert_array_equal(cupy.asnumpy(on_host), cupy.asnumpy(on_gpu))
+    for put in (np.asarray, cupy.asarray):
+        hidden = xfaccel.attention(q, k, v, key_mask=put(mask))
+        shifted = xfaccel.shaw(q, k, v, key_table=put(table))
+        due = xfref.attention(*map(cupy.asnumpy, (q, k, v)), key_mask=mask)
+        np.testing.assert_allclose(cupy.asnumpy(hidden), due, rtol=1e-5, atol=1e-6)
+        due = xfref.shaw(*map(cupy.asnumpy, (q, k, v)), key_table=table)
+        np.testing.assert_allclose(cupy.asnumpy(shifted), due, rtol=1e-5, atol=1e-6)
 
 
 def test_a_call_computes_on_the_gpu_of_its_data(cupy, monkeypatch):
@@ -178,16 +181,17 @@ def test_a_call_computes_on_the_gpu_of_its_data(cupy, monkeypatch):
         q, k, v = qkv(cupy)
     out = xfaccel.attention(q, k, v, key_mask=np.ones(5, bool))
     assert out.device.id == 1 and cupy.Device.current == 0
-    with pytest.raises(ValueError, match=r"^k needs to lie on the GPU of q, <CUDA Device 1>, got <CUDA Device 0>"):
+    with pytest.raises(ValueError, match=r"^k needs to lie on the GPU of q, .*Device 1>, got .*Device 0>"):
         xfaccel.attention(q, qkv(cupy)[1], v)
 
 
 def test_rows_that_are_not_dense_are_copied(cupy, monkeypatch):
     host_engines.install(monkeypatch)
     q, k, v = qkv(cupy)
-    turned = tuple(cupy.asarray(np.ascontiguousarray(cupy.asnumpy(x).mT)).mT for x in (q, k, v))
+    turned = [cupy.asarray(np.ascontiguousarray(cupy.asnumpy(x).mT)).mT for x in (q, k, v)]
     assert turned[0].strides[-1] != turned[0].itemsize
-    np.testing.assert_array_equal(cupy.asnumpy(xfaccel.attention(*turned)), cupy.asnumpy(xfaccel.attention(q, k, v)))
+    found, due = (cupy.asnumpy(xfaccel.attention(*x)) for x in (turned, (q, k, v)))
+    np.testing.assert_array_equal(found, due)
 
 
 def test_integers_out_of_range_count_as_the_nearest(cupy, monkeypatch):

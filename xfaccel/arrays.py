@@ -154,7 +154,7 @@ def joined(*stretches: Array) -> Array:
 
 
 def shown(x: Array, seen: Array) -> Array:
-    """The rows of `x` (..., n, w) where `seen` (..., n) is True, and zeros elsewhere; leading axes broadcast."""
+    """The rows of `x` (..., n, w) where `seen` (..., n) is True, zeros elsewhere; leading axes broadcast."""
     # of bfloat16, CuPy makes float32 here
     return np.where(seen[..., None], x, 0).astype(x.dtype, copy=False)
 

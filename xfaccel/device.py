@@ -39,8 +39,8 @@ def call(function: Callable, given: dict[str, object], like: str, wide: tuple[in
             return function(**given)
         for name in DATA - {"state"}:  # sums are float32
             if (x := given.get(name)) is not None and not name.startswith("lse") and x.dtype != first.dtype:
-                raise TypeError(f"{name} needs the dtype of {like}, {first.dtype}, got {x.dtype}; convert with "
-                                f"{name}.astype({like}.dtype)")
+                raise TypeError(f"{name} needs the dtype of {like}, {first.dtype}, got {x.dtype}; convert "
+                                f"with {name}.astype({like}.dtype)")
         result = function(**{name: _widened(x) for name, x in given.items()})
         if isinstance(result, tuple):
             return tuple(x if place in wide else _narrowed(x, first) for place, x in enumerate(result))
@@ -64,11 +64,12 @@ def _placed(name: str, x: object, first: Array, like: str) -> object:
         return x
     if on_gpu(x):
         if name in HOST:
-            raise TypeError(f"{name} decides which keys are visited, which the host has to know: it needs numbers "
-                            f"or a numpy.ndarray, got {describe(x)}; convert with cupy.asnumpy({name})")
+            raise TypeError(f"{name} decides which keys are visited, which the host has to know: it needs "
+                            f"numbers or a numpy.ndarray, got {describe(x)}; convert with "
+                            f"cupy.asnumpy({name})")
         if x.device != first.device:
-            raise ValueError(f"{name} needs to lie on the GPU of {like}, {first.device}, got {x.device}; copy "
-                             f"it with cupy.asarray({name}) while that one is current")
+            raise ValueError(f"{name} needs to lie on the GPU of {like}, {first.device}, got {x.device}; "
+                             f"copy it with cupy.asarray({name}) while that one is current")
         return x
     if type(x) is not np.ndarray or name in HOST:
         return x

@@ -96,8 +96,8 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
         labels = np.concatenate(labels, axis=-2)
         at = order[..., r, :]
         seen_there = None if hides_nothing(seen) else rows_at(seen[..., None], at)[..., 0]
-        attend(qk, keys, v, nearby, order=(at, at), labels=(labels, labels, np.array(hidden)), key_mask=seen_there,
-               into=(out, lse), scale=scale)
+        attend(qk, keys, v, nearby, order=(at, at), labels=(labels, labels, np.array(hidden)),
+               key_mask=seen_there, into=(out, lse), scale=scale)
     # a token that saw no other sees itself; a NaN in its key counts
     alone = np.isneginf(lse)[..., None]
     np.copyto(out, v, where=alone & seen[..., None])

@@ -31,8 +31,8 @@ def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None
            m: int, d: int, e: int, count: int, last: int, scale: float,
            key_mask: Operand | None = None) -> None:
     """What `xfaccel.engine.cpu.gather.run` does, for lists of keys in ascending order."""
-    loader.run(launch.gather(q, k, v, out, lse, indices, dtype=_dtype(q, k, v, out), n=n, d=d, e=e, count=count,
-                             last=last, scale=scale, put=loader.resident, key_mask=key_mask))
+    loader.run(launch.gather(q, k, v, out, lse, indices, dtype=_dtype(q, k, v, out), n=n, d=d, e=e,
+                             count=count, last=last, scale=scale, put=loader.resident, key_mask=key_mask))
 
 
 def by_products(distance_bias: tuple[Array, int] | None, relative: tuple[Array, Array, int],
