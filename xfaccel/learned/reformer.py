@@ -19,6 +19,7 @@ from xfaccel.arrays import (
 from xfaccel.core import attention
 from xfaccel.engine.product import closest
 from xfaccel.engine.softmax import attend
+from xfaccel.sorting import by_bucket
 
 Array = np.ndarray
 _FAR = (1 << 31) - 1  # no two labels lie as far apart
@@ -68,19 +69,8 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     seen = xp.ones(qk.shape[:-1], bool) & (key_mask is None or check_key_mask(key_mask, qk, lead))
     if 0 in (n, *lead):
         return attention(qk, qk, v, scale=scale)
-    number = -(-n // chunk)
-    before, after = min(before, number - 1), min(after, number - 1)
-    if xp is np:  # which sorts numbers of 8 or 16 bits in linear time
-        buckets = buckets.astype(np.min_scalar_type(buckets.max()))
-    order = np.argsort(buckets, axis=-1, kind="stable")
-    there = np.broadcast_to(xp.arange(n) // chunk, order.shape)
-    if not across_buckets:
-        # chunks of two buckets lie far apart
-        ascending = np.take_along_axis(buckets, order, axis=-1)
-        new = np.concatenate([0 * there[..., :1], ascending[..., 1:] != ascending[..., :-1]], axis=-1)
-        there = there + np.cumsum(new, axis=-1) * number
-    own = np.empty_like(order)  # the chunk of each token
-    np.put_along_axis(own, order, there, axis=-1)
+    before, after = (min(side, -(-n // chunk) - 1) for side in (before, after))
+    order, own = by_bucket(buckets, chunk, across_buckets)
     position = np.broadcast_to(xp.arange(n), (*own.shape[:-2], 1, n))
     keys = _directions(xp.ascontiguousarray(shown(qk, seen)))
     (_, nearby), = patterns.same_block(n, chunk, before, after).tile_lists()

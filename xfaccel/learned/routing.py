@@ -21,6 +21,7 @@ from xfaccel.arrays import (
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend, attend_listed
 from xfaccel.patterns import indices_in
+from xfaccel.sorting import nearest, places
 
 Array = np.ndarray
 
@@ -40,29 +41,11 @@ def routing_clusters(x: Array, centroids: Array, size: int) -> Array:
     (*lead, n, _), clusters = x.shape, centroids.shape[-2]
     size = min(count("size", size), n)
     if type(x) is not np.ndarray:
-        affinity = centroids @ x.swapaxes(-1, -2)
-        nearest = np.argsort(np.where(np.isnan(affinity), np.inf, -affinity), axis=-1, kind="stable")
-        return np.sort(nearest[..., :size], axis=-1)
+        return nearest(centroids @ x.swapaxes(-1, -2), size)
     centroids = np.broadcast_to(centroids, (*lead, *centroids.shape[-2:]))
     # one after another, as the affinities of all would not fit the cache
-    found = [_largest(centroids[entry] @ x[entry].T, size) for entry in np.ndindex(*lead)]
+    found = [nearest(centroids[entry] @ x[entry].T, size) for entry in np.ndindex(*lead)]
     return np.array(found, np.intp).reshape(*lead, clusters, size)
-
-
-def _largest(affinity: Array, size: int) -> Array:
-    """Where the `size` largest of each row lie, in ascending order; the first of equals."""
-    n = affinity.shape[-1]
-    if size == n:
-        return np.tile(np.arange(n), (len(affinity), 1))
-    affinity[np.isnan(affinity)] = -np.inf
-    last = np.partition(affinity, n - size, axis=-1)[:, n - size, None]
-    chosen = affinity >= last
-    if np.count_nonzero(chosen) > last.size * size:
-        # of the tokens level with the last that counts, as many as there is room for
-        level = affinity == last
-        chosen ^= level
-        chosen |= level & (np.cumsum(level, axis=-1) <= size - chosen.sum(axis=-1, keepdims=True))
-    return np.remainder(np.flatnonzero(chosen), n).reshape(-1, size)
 
 
 def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters: Array, causal: bool = False,
@@ -94,7 +77,7 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
     *order, seen_there = (x.reshape(*x.shape[:-2], -1) for x in (queries, keys, seen))
     out, lse = attend(q, k, v, _clusters(clusters, w, u), order=order, labels=labels, scale=scale,
                       key_mask=None if hides_nothing(seen) else seen_there)
-    listed, equal = _places(queries, n), xp.zeros((1, 1), q.dtype)
+    listed, equal = places(queries, n), xp.zeros((1, 1), q.dtype)
     return attend_listed(*(np.broadcast_to(equal, (*lead, length, 1)) for length in (n, clusters * w)), out,
                          listed, key_mask=~np.isneginf(lse), scale=1.0, with_lse=False)[0]
 
@@ -111,31 +94,3 @@ def _clusters(number: int, w: int, u: int) -> tiles.TileList:
     """Clusters of w queries and u keys, one after another."""
     first = u * np.arange(number).repeat(w)[:, None]
     return tiles.from_ranges(first, first + u)
-
-
-def _places(clusters: Array, n: int) -> Array:
-    """Where in the clusters (..., C, w), one after another, each of n tokens stands: (..., n, r), -1 filled.
-
-    Each cluster is in ascending order; a token that it lists twice stands there once.
-    """
-    first = np.ones_like(clusters, dtype=bool)
-    first[..., 1:] = clusters[..., 1:] != clusters[..., :-1]
-    if type(clusters) is not np.ndarray:
-        # how many clusters a token is in at most is not known to the host: a place for each cluster
-        number, w = clusters.shape[-2:]
-        lead, xp = clusters.shape[:-2], namespace(clusters)
-        place = np.where(first, xp.arange(number * w).reshape(number, w), -1)
-        listed = xp.full((*lead, number, n + 1), -1)
-        np.put_along_axis(listed, np.where(first, clusters, n), place, axis=-1)
-        return listed[..., :n].swapaxes(-1, -2)
-    tokens = np.where(first, clusters, n)
-    tokens = tokens.reshape(*clusters.shape[:-2], -1)
-    order = np.argsort(tokens, axis=-1, kind="stable")
-    tokens = np.take_along_axis(tokens, order, axis=-1)
-    place, new = np.arange(tokens.shape[-1]), np.diff(tokens, axis=-1, prepend=-1) != 0
-    rank = place - np.maximum.accumulate(np.where(new, place, 0), axis=-1)
-    kept = tokens < n
-    listed = np.full((*tokens.shape[:-1], n, rank[kept].max(initial=-1) + 1), -1)
-    *axes, _ = np.nonzero(kept)
-    listed[*axes, tokens[kept], rank[kept]] = order[kept]
-    return listed

@@ -36,14 +36,13 @@ def sinkhorn_sort(logits: Array, *, iterations: int, temperature: float = 1.0, n
     blocks = logits.shape[-1]
     if logits.shape[-2] != blocks:
         raise ValueError(f"logits needs as many rows as columns, got the shape {logits.shape}")
-    iterations = count("iterations", iterations)
     s = logits.copy()
     if noise is not None:
         s += parameter("noise", noise, logits.dtype, own=(blocks, blocks), lead=logits.shape[:-2])
     s /= number("temperature", temperature, 0, above=True)
     if causal:
         s = np.where(namespace(s).tri(blocks, k=-1, dtype=bool), s, -np.inf)
-    for _ in range(iterations):
+    for _ in range(count("iterations", iterations)):
         for axis in (-1, -2):
             top = largest(s, axis)
             top[np.isneginf(top)] = 0
@@ -100,9 +99,8 @@ def _prepared(q: Array, k: Array, v: Array, sort: Array, block: int, key_mask: A
     """The checked block and sort; keys, values and who is seen in blocks, padding zeroed."""
     n, _ = lengths(q, k, v, equal=True)
     lead = leading(q, k, v)
-    seen = namespace(q).ones(n, bool)
+    seen = namespace(q).ones(n, bool) if key_mask is None else check_key_mask(key_mask, k, lead)
     if key_mask is not None:
-        seen = check_key_mask(key_mask, k, lead)
         k, v = shown(k, seen), shown(v, seen)
     block = min(count("block", block), max(n, 1))
     sort = parameter("sort", sort, q.dtype, own=(-(-n // block),) * 2, lead=lead)
