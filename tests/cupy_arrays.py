@@ -105,24 +105,18 @@ class ndarray:
         return NotImplemented if own is None else own(*args, **kwargs)
 
     def __getitem__(self, key):
-        return ndarray(np.asarray(self.held[index(self, key)]))
+        return ndarray(np.asarray(self.held[index(key)]))
 
     def __setitem__(self, key, value):
-        keys = key if isinstance(key, tuple) else (key,)
-        boolean = any(isinstance(k, ndarray) and k.dtype == bool for k in keys)
-        if boolean and (len(keys) > 1 or not np.isscalar(value)):
-            wait()
-        self.held[index(self, key, boolean)] = bare(value)
+        self.held[index(key)] = bare(value)
 
 
-def index(x, key, boolean=False):
-    """A key for NumPy: CuPy takes arrays of integers of either kind, and moves those of the host."""
+def index(key):
+    """A key for NumPy: CuPy moves arrays of integers that lie on the host, and counts what a mask shows."""
     def one(part):
-        if isinstance(part, ndarray):
-            if part.dtype == bool and not boolean:
-                wait()
-            return part.held
-        return part
+        if isinstance(part, ndarray) and part.dtype == bool:
+            wait()
+        return bare(part) if isinstance(part, ndarray) else part
 
     return tuple(map(one, key)) if isinstance(key, tuple) else one(key)
 

@@ -37,6 +37,8 @@ def scan(mode, ranges, lead, *, d, e, dtype, shift=0, **operands):
     def feature(x):
         return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
 
+    if not len(ranges):
+        return
     whole = {name: np.broadcast_to(x.array.held, (*lead, *x.array.shape[-2:])) if name not in ("out", "end")
              else x.array.held for name, x in operands.items()}
     for entry in np.ndindex(lead):

@@ -217,7 +217,8 @@ def test_what_cupy_refuses_is_refused(cupy, what):
 
 
 @pytest.mark.parametrize("what", [
-    lambda x: x.get(), lambda x: bool(x[0] > 0), lambda x: int(x[0]), lambda x: x[x > 0], lambda x: x.item()])
+    lambda x: x.get(), lambda x: bool(x[0] > 0), lambda x: int(x[0]), lambda x: x[x > 0], lambda x: x.item(),
+    lambda x: x.__setitem__(x > 0, 0)])
 def test_the_host_never_waits(cupy, what):
     with pytest.raises(cupy_arrays.HostMustWait):
         what(cupy.asarray(np.ones(3)))

@@ -50,6 +50,8 @@ def namespace(x: Array) -> ModuleType:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Array:
     """Every output of every kernel is allocated here, where `like` lies (tests fill it with NaN)."""
+    if type(like) is np.ndarray:
+        return np.empty(shape, dtype)
     return namespace(like).empty(shape, dtype)
 
 

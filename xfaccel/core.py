@@ -21,11 +21,11 @@ def softmax(scores: Array, axis: int = -1) -> Array:
     """
     check_array("scores", scores)
     top = largest(scores, axis)
-    top[np.isneginf(top)] = 0
+    np.copyto(top, 0, where=np.isneginf(top))
     weights = np.subtract(scores, top)
     np.exp(weights, out=weights)
     total = weights.sum(axis=axis, keepdims=True)
-    total[total == 0] = 1
+    np.copyto(total, 1, where=total == 0)
     return np.divide(weights, total, out=weights)
 
 

@@ -126,12 +126,12 @@ def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool 
 def shares(lse_a: Array, lse_b: Array) -> tuple[Array, Array, Array]:
     """What each of two results counts in their union (..., n, 1), and the union's lse (..., n)."""
     top = np.maximum(lse_a, lse_b)
-    top[np.isneginf(top)] = 0
+    np.copyto(top, 0, where=np.isneginf(top))
     weight_a, weight_b = np.exp(lse_a - top), np.exp(lse_b - top)
     total = weight_a + weight_b
     with np.errstate(divide="ignore"):
         lse = np.log(total) + top
-    total[total == 0] = 1
+    np.copyto(total, 1, where=total == 0)
     weight_a /= total
     weight_b /= total
     return weight_a[..., None], weight_b[..., None], lse

@@ -45,10 +45,10 @@ def sinkhorn_sort(logits: Array, *, iterations: int, temperature: float = 1.0, n
     for _ in range(count("iterations", iterations)):
         for axis in (-1, -2):
             top = largest(s, axis)
-            top[np.isneginf(top)] = 0
+            np.copyto(top, 0, where=np.isneginf(top))
             s -= top
             total = np.exp(s).sum(axis=axis, keepdims=True)
-            total[total == 0] = 1
+            np.copyto(total, 1, where=total == 0)
             s -= np.log(total)
     return np.exp(s, out=s)
 
