@@ -33,20 +33,10 @@ FEW = dict(n=70, m=140)  # tokens where a longer sequence has nothing new
 
 
 @pytest.fixture(autouse=True)
-def cupy(monkeypatch):
+def cupy():
     """The stand-in, in the place of CuPy; calling it with a compute capability or a schedule changes it."""
-
-    def install(**options):
-        loader._cupy.cache_clear()
-        loader._kernel.cache_clear()
-        loader._RESIDENT.clear()
-        monkeypatch.setitem(sys.modules, "cupy", cupy_stand_in.stand_in(**options))
-
-    install()
-    yield install
-    loader._cupy.cache_clear()
-    loader._kernel.cache_clear()
-    loader._RESIDENT.clear()
+    with cupy_stand_in.installed() as install:
+        yield install
 
 
 # types that NumPy lacks

@@ -1,4 +1,7 @@
-"""Efficient attention, fast: the names and signatures of `xfref`, on the vector units of the CPU."""
+"""Efficient attention, fast: the names and signatures of `xfref`, on the vector units of the CPU.
+
+Arrays of CuPy are taken too: what is called with them computes on their GPU and returns such arrays.
+"""
 
 from xfaccel import patterns
 from xfaccel.control import set_threads, warmup

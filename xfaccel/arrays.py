@@ -2,15 +2,20 @@
 
 Kernels see three things per operand: a table with the address of each leading entry, the stride of a row, and
 the element type. Any layout whose last axis is dense passes as it is; anything else is copied once, here.
+
+Arrays are NumPy's or CuPy's, which are recognised without importing CuPy. A function of NumPy that is called
+with an array of CuPy runs on the GPU (NEP 13 and 18); what makes a new array is looked up in `namespace`.
 """
 
 import ctypes
 import functools
 import math
+import sys
 import threading
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,9 +37,38 @@ class Rows(NamedTuple):
     column: int     # bytes from one element to the next
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """Every output of every kernel is allocated here (tests fill it with NaN)."""
-    return np.empty(shape, dtype)
+def on_gpu(x: object) -> bool:
+    """Whether `x` is an array of CuPy."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and type(x) is cupy.ndarray
+
+
+def namespace(x: Array) -> ModuleType:
+    """NumPy or CuPy, whichever `x` is an array of."""
+    return np if type(x) is np.ndarray else sys.modules["cupy"]
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Array:
+    """Every output of every kernel is allocated here, where `like` lies (tests fill it with NaN)."""
+    if type(like) is np.ndarray:
+        return np.empty(shape, dtype)
+    return namespace(like).empty(shape, dtype)
+
+
+def sum_dtype(x: Array) -> np.dtype:
+    """The type of denominators and states for data like `x`: float32 for numbers of 16 bits, else its own."""
+    return x.dtype if x.itemsize > 2 else np.dtype(np.float32)
+
+
+def largest(x: Array, axis: int, least: float = -np.inf) -> Array:
+    """The largest along an axis, which stays with length 1; `least` where there is none above it."""
+    if type(x) is np.ndarray:
+        return x.max(axis=axis, keepdims=True, initial=least)
+    if x.shape[axis]:  # CuPy takes no initial value
+        return np.maximum(x.max(axis=axis, keepdims=True), least)
+    shape = list(x.shape)
+    shape[axis] = 1
+    return namespace(x).full(shape, least, x.dtype)
 
 
 def scratch(size: int) -> Array:
@@ -55,8 +89,15 @@ def _aligned(memory: Array, size: int) -> Array:
     return memory[start:start + size]
 
 
-def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
-    """`x` (..., rows, width) broadcast to `lead`; copied if misaligned, or not `dense` in its last axis."""
+def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Any:
+    """`x` (..., rows, width) broadcast to `lead`; copied if misaligned, or not `dense` in its last axis.
+
+    `Rows`, or what the GPU's kernels see.
+    """
+    if type(x) is not np.ndarray:
+        from xfaccel.engine.gpu.launch import operand  # most processes do without
+        spread = dense and x.shape[-1] > 1 and x.strides[-1] != x.itemsize
+        return operand(distinct(x).copy() if spread else x, lead)
     if not x.flags.aligned or (dense and x.shape[-1] > 1 and x.strides[-1] != x.itemsize):
         x = np.ascontiguousarray(x) if x.flags.aligned else x.copy()
     strides = x.strides
@@ -67,6 +108,9 @@ def rows(x: Array, lead: tuple[int, ...], *, dense: bool = True) -> Rows:
 def rows_at(x: Array, places: Array) -> Array:
     """The rows of `x` (..., n, w) at `places` (..., k), leading axes broadcast: (..., k, w)."""
     lead = np.broadcast_shapes(x.shape[:-2], places.shape[:-1])
+    if type(x) is not np.ndarray:
+        x = np.broadcast_to(x, (*lead, *x.shape[-2:]))
+        return np.take_along_axis(x, np.broadcast_to(places, (*lead, places.shape[-1]))[..., None], axis=-2)
     x, places = np.broadcast_to(x, (*lead, *x.shape[-2:])), np.broadcast_to(places, (*lead, places.shape[-1]))
     out = np.empty((*places.shape, x.shape[-1]), x.dtype)
     for entry in np.ndindex(lead):  # `take` copies rows in a third of the time that indexing needs
@@ -111,9 +155,20 @@ def joined(*stretches: Array) -> Array:
     return np.concatenate([np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in stretches], axis=-2)
 
 
+def shown(x: Array, seen: Array) -> Array:
+    """The rows of `x` (..., n, w) where `seen` (..., n) is True, zeros elsewhere; leading axes broadcast."""
+    # of bfloat16, CuPy makes float32 here
+    return np.where(seen[..., None], x, 0).astype(x.dtype, copy=False)
+
+
 def as_key_mask(seen: Array, k: Array) -> Array | None:
-    """`seen` (..., m) as a key mask for `k`, of k.ndim - 1 axes; None if it hides nothing."""
-    return None if seen.all() else seen.reshape((1,) * (k.ndim - 1 - seen.ndim) + seen.shape)
+    """`seen` (..., m) as a key mask for `k`, of k.ndim - 1 axes; None if it is known to hide nothing."""
+    return None if hides_nothing(seen) else seen.reshape((1,) * (k.ndim - 1 - seen.ndim) + seen.shape)
+
+
+def hides_nothing(seen: Array) -> bool:
+    """Whether all of `seen` is True. Of what lies on a GPU the host does not know: it would have to wait."""
+    return type(seen) is np.ndarray and bool(seen.all())
 
 
 def lengths(q: Array, k: Array, v: Array, *, equal: bool = False, more_keys: bool = False) -> tuple[int, int]:
@@ -160,7 +215,7 @@ def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...], name: str 
     Raises: TypeError or ValueError if it is not boolean with (m,) or k.ndim - 1 axes.
     """
     m = k.shape[-2]
-    if type(key_mask) is not np.ndarray or key_mask.dtype != bool:
+    if not is_array(key_mask) or key_mask.dtype != bool:
         raise TypeError(f"{name} needs a boolean array (True = attend), got {describe(key_mask)}")
     if key_mask.ndim not in (1, k.ndim - 1) or key_mask.shape[-1] != m:
         wanted = "(m,)" if k.ndim == 2 else f"(m,) or k.ndim - 1 = {k.ndim - 1} axes ending in m"
@@ -177,15 +232,25 @@ def scale_or_default(scale: float | None, q: Array, *, positive: bool = False) -
     return number("scale", scale, *[0] * positive, above=positive)
 
 
+def is_array(x: object) -> bool:
+    """Whether `x` is a plain array of NumPy or CuPy."""
+    return type(x) is np.ndarray or on_gpu(x)
+
+
+def is_half(x: object) -> bool:
+    """Whether the numbers of `x` are float16 or bfloat16, which is no type of NumPy's own: its name tells."""
+    return x.dtype.itemsize == 2 and x.dtype.name in ("float16", "bfloat16") and x.dtype.isnative
+
+
 def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None = None,
                 like: str = "q") -> None:
     """Raise TypeError unless `x` is a float array (of `dtype`), ValueError if it has under `least` axes.
 
     `like` names the array whose type `dtype` is.
     """
-    if type(x) is not np.ndarray:
+    if not is_array(x):
         raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
-    if x.dtype.char not in "fd" or not x.dtype.isnative:
+    if not (x.dtype.char in "fd" and x.dtype.isnative) and not (on_gpu(x) and is_half(x)):
         raise TypeError(f"{name} needs float32 or float64 in native byte order, got {x.dtype}; "
                         f"convert with {name}.astype(numpy.float32)")
     if dtype is not None and x.dtype != dtype:
@@ -208,7 +273,7 @@ def parameter(name: str, x: object, dtype: np.dtype, *, own: Sequence[int | None
 
     With `broadcast`, own axes of length 1 fit too. Raises TypeError or ValueError naming the parameter.
     """
-    if type(x) is not np.ndarray or not np.issubdtype(x.dtype, np.floating):
+    if not is_array(x) or not (np.issubdtype(x.dtype, np.floating) or (on_gpu(x) and is_half(x))):
         raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
     check_shape(name, x.shape, own, lead, broadcast)
     return x.astype(dtype, copy=False)
@@ -228,18 +293,21 @@ def keys_and_values(name: str, pair: object, q: Array, v: Array,
 
 def check_mask(name: str, mask: object, own: Sequence[int | None], lead: tuple[int, ...]) -> Array:
     """A boolean array broadcastable to (lead..., own...). Raises TypeError or ValueError naming it."""
-    if type(mask) is not np.ndarray or mask.dtype != bool:
+    if not is_array(mask) or mask.dtype != bool:
         raise TypeError(f"{name} needs a boolean array (True = attend), got {describe(mask)}")
     check_shape(name, mask.shape, own, lead, broadcast=True)
     return mask
 
 
 def integers(name: str, x: object, own: Sequence[int | None], lead: tuple[int, ...]) -> Array:
-    """An array of integers >= 0, of shape (lead..., own...). Raises TypeError or ValueError naming it."""
-    if type(x) is not np.ndarray or not np.issubdtype(x.dtype, np.integer):
+    """An array of integers >= 0, of shape (lead..., own...). Raises TypeError or ValueError naming it.
+
+    Of integers on a GPU, the values are not looked at: the host would have to wait for them.
+    """
+    if not is_array(x) or not np.issubdtype(x.dtype, np.integer):
         raise TypeError(f"{name} needs a numpy.ndarray of integers, got {describe(x)}")
     check_shape(name, x.shape, own, lead)
-    if x.size and x.min() < 0:
+    if type(x) is np.ndarray and x.size and x.min() < 0:
         raise ValueError(f"{name} needs integers of at least 0, got {x.min()}")
     return x
 

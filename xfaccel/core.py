@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from xfaccel.arrays import check_array, leading, lengths, parameter
+from xfaccel.arrays import check_array, largest, leading, lengths, parameter
 from xfaccel.engine import tiles
 from xfaccel.engine.cpu.decode import FEW
-from xfaccel.engine.softmax import attend, attend_few, attend_listed
+from xfaccel.engine.softmax import attend, attend_few, attend_listed, shares
 from xfaccel.patterns import Pattern, past
 
 Array = np.ndarray
@@ -21,12 +21,12 @@ def softmax(scores: Array, axis: int = -1) -> Array:
     Memory: (2 * rows + 8192) * size; NumPy buffers 8192 numbers.
     """
     check_array("scores", scores)
-    top = scores.max(axis=axis, keepdims=True, initial=-np.inf)
-    top[np.isneginf(top)] = 0
+    top = largest(scores, axis)
+    np.copyto(top, 0, where=np.isneginf(top))
     weights = np.subtract(scores, top)
     np.exp(weights, out=weights)
     total = weights.sum(axis=axis, keepdims=True)
-    total[total == 0] = 1
+    np.copyto(total, 1, where=total == 0)
     return np.divide(weights, total, out=weights)
 
 
@@ -104,7 +104,7 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
         if out.shape != out_a.shape or lse.shape != out.shape[:-1]:
             raise ValueError(f"out_{name} and lse_{name} need the shapes {out_a.shape} and "
                              f"{out_a.shape[:-1]}, got {out.shape} and {lse.shape}")
-    weight_a, weight_b, lse = _shares(lse_a, lse_b)
+    weight_a, weight_b, lse = shares(lse_a, lse_b)
     out = weight_a * out_a
     out += weight_b * out_b
     return out, lse
@@ -113,25 +113,11 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
 def merge_into(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
     """`merge` of two results that nobody else holds: in the memory of `a`, and that of `b` is used up."""
     (out, lse_a), (other, lse_b) = a, b
-    weight_a, weight_b, lse = _shares(lse_a, lse_b)
+    weight_a, weight_b, lse = shares(lse_a, lse_b)
     out *= weight_a
     other *= weight_b
     out += other
     return out, lse
-
-
-def _shares(lse_a: Array, lse_b: Array) -> tuple[Array, Array, Array]:
-    """What each of two results counts in their union (..., n, 1), and the union's lse (..., n)."""
-    top = np.maximum(lse_a, lse_b)
-    top[np.isneginf(top)] = 0
-    weight_a, weight_b = np.exp(lse_a - top), np.exp(lse_b - top)
-    total = weight_a + weight_b
-    with np.errstate(divide="ignore"):
-        lse = np.log(total) + top
-    total[total == 0] = 1
-    weight_a /= total
-    weight_b /= total
-    return weight_a[..., None], weight_b[..., None], lse
 
 
 def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask: Array | None,
@@ -156,7 +142,7 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
             mask = mask & past(n, m)
         return _attend_shares(q, k, v, mask.tile_lists(), plane_axes=axes, key_mask=key_mask, bias=bias,
                               scale=scale, with_lse=with_lse, into=into)
-    if n <= FEW and mask is None and bias is None and into is None:
+    if n <= FEW and mask is None and bias is None and into is None and type(q) is np.ndarray:
         return attend_few(q, k, v, causal=causal, key_mask=key_mask, scale=scale, with_lse=with_lse)
     tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
     return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale,

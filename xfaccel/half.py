@@ -1,16 +1,19 @@
-"""The door for numbers of 16 bits: float16 and bfloat16 (of the package ml_dtypes) in, the same type out.
+"""The door before all functions: numbers of 16 bits, which become float32, and arrays of a GPU.
 
-Follows `xfref.half`: everything in between is float32, and a result is rounded once. Called with float32 or
-float64, a function is what it was; the door costs it a look at one dtype.
+float16 and bfloat16 (of the package ml_dtypes) in, the same type out. Follows `xfref.half`: everything in
+between is float32, and a result is rounded once. Called with float32 or float64, a function is what it was;
+the door costs it a look at one dtype. What `device` does with arrays of CuPy costs nothing without CuPy.
 """
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 
 import numpy as np
 
-from xfaccel.arrays import describe, distinct
+from xfaccel import device
+from xfaccel.arrays import describe, distinct, is_half, on_gpu
 
 Array = np.ndarray
 
@@ -21,18 +24,23 @@ def any_float(function: Callable, wide: tuple[int, ...] = ()) -> Callable:
     Parameters may be of any float type, as ever. The results named by their place in `wide` stay float32:
     denominators and running sums, which are to be used again.
     """
-    names = list(inspect.signature(function).parameters)
+    signature = inspect.signature(function)
+    names = list(signature.parameters)
     place = names.index("q") if "q" in names else 0
+    like = names[place]
     data = {name for name in names if name in ("q", "k", "v", "qk")} | {names[place]}
 
     @functools.wraps(function)
     def called(*args, **kwargs):
         first = args[place] if len(args) > place else kwargs.get(names[place])
-        if not is_half(first):
+        if "cupy" in sys.modules:
+            if on_gpu(first):
+                return device.call(function, signature.bind(*args, **kwargs).arguments, like, wide)
+            device.refuse((*zip(names, args, strict=False), *kwargs.items()), like)
+        if type(first) is not np.ndarray or not is_half(first):
             return function(*args, **kwargs)
         for name, x in (*zip(names, args, strict=False), *kwargs.items()):
             if name in data and (type(x) is not np.ndarray or x.dtype != first.dtype):
-                like = names[place]
                 raise TypeError(f"{name} needs a numpy.ndarray of the dtype of {like}, {first.dtype}, got "
                                 f"{describe(x)}; convert with numpy.asarray(x, dtype={like}.dtype)")
         result = function(*map(_wide, args), **{name: _wide(x) for name, x in kwargs.items()})
@@ -43,17 +51,11 @@ def any_float(function: Callable, wide: tuple[int, ...] = ()) -> Callable:
     return called
 
 
-def is_half(x: object) -> bool:
-    """Whether `x` is an array of float16 or bfloat16, which is no type of NumPy's own: its name tells."""
-    return (type(x) is np.ndarray and x.dtype.itemsize == 2 and x.dtype.name in ("float16", "bfloat16")
-            and x.dtype.isnative)
-
-
 def _wide(x: object) -> object:
     """Arrays of 16 bits as float32, also within tuples and lists; all else as it is."""
     if isinstance(x, tuple | list):
         return type(x)(map(_wide, x))
-    if not is_half(x):
+    if type(x) is not np.ndarray or not is_half(x):
         return x
     from xfaccel.engine.cpu import half  # compiles kernels, which most processes do without
     return np.broadcast_to(half.widen(distinct(x) if x.ndim > 1 else x), x.shape)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xfaccel.arrays import check_mask, count, counts, describe
+from xfaccel.arrays import check_mask, count, counts, describe, on_gpu
 from xfaccel.engine import ranges, tiles
 
 Array = np.ndarray
@@ -165,10 +165,12 @@ def of_ranges(starts: Array, stops: Array, m: int) -> Pattern:
 
 def listed_in(name: str, table: object, rows: int, columns: int) -> Array:
     """`table` (..., rows, r) as int64, all in -1..columns-1. Raises TypeError or ValueError naming it."""
-    if not isinstance(table, np.ndarray) or not np.issubdtype(table.dtype, np.integer):
+    if not isinstance(table, np.ndarray) and not on_gpu(table) or not np.issubdtype(table.dtype, np.integer):
         raise TypeError(f"{name} needs an array of integers, got {describe(table)}")
     if table.ndim < 2 or table.shape[-2] != rows:
         raise ValueError(f"{name} needs the shape (..., {rows}, r), got {table.shape}")
+    if on_gpu(table):
+        return np.clip(table.astype(np.int64, copy=False), -1, columns - 1)
     if table.size and (table.min() < -1 or table.max() >= columns):
         raise ValueError(f"{name} needs integers in -1..{columns - 1}, got {table.min()}..{table.max()}")
     return table.astype(np.int64, copy=False)
@@ -186,6 +188,8 @@ def first_cell(stride: int, summary: int, sub_block: int | Array) -> Array:
 
 def indices_in(name: str, x: object, size: int) -> Array:
     """`x` as an int array with every entry in 0..size-1. Raises TypeError or ValueError naming it."""
+    if on_gpu(x) and np.issubdtype(x.dtype, np.integer):
+        return np.clip(x, 0, max(size - 1, 0))
     values = np.asarray(x)
     if values.size == 0:
         return values.astype(np.intp)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from xfaccel.arrays import empty, rows
+from xfaccel.arrays import empty, rows, shown
 from xfaccel.engine.cpu import hashing
 from xfaccel.engine.cpu import product as cpu
 
@@ -17,7 +17,11 @@ def project(a: Array, x: Array, lead: tuple[int, ...], key_mask: Array | None = 
     (...,r,m),(...,m,w) -> (lead...,r,w), all checked by the caller. Cost: O(r m w) time, O(r w) memory.
     """
     (number, length), width = a.shape[-2:], x.shape[-1]
-    out = empty((*lead, number, width), x.dtype)
+    if type(x) is not np.ndarray:
+        if key_mask is not None:
+            x = shown(x, key_mask)
+        return np.broadcast_to(a @ x, (*lead, number, width))
+    out = empty((*lead, number, width), x.dtype, x)
     mask = None if key_mask is None else rows(key_mask[..., None, :], lead, dense=False)
     cpu.run(rows(a, lead), rows(x, lead), rows(out, lead), number=number, length=length, width=width,
             key_mask=mask)
@@ -31,6 +35,10 @@ def closest(x: Array, directions: Array, lead: tuple[int, ...]) -> Array:
     O(n R) memory.
     """
     rounds, number, d = directions.shape[-3:]
+    if type(x) is not np.ndarray:
+        products = x[..., None, :, :] @ directions.swapaxes(-1, -2)
+        found = np.concatenate([products, -products], axis=-1).argmax(axis=-1)
+        return np.broadcast_to(found, (*lead, rounds, x.shape[-2]))
     out = np.empty((*lead, rounds, x.shape[-2]), np.int64)
     flat = directions.reshape(*directions.shape[:-3], rounds * number, d)
     hashing.run(rows(x, lead), rows(flat, lead), out.reshape(math.prod(lead), rounds, x.shape[-2]), d=d,

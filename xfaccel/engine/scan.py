@@ -15,6 +15,7 @@ from xfaccel.arrays import (
     parameter,
     rows,
     scale_or_default,
+    sum_dtype,
 )
 from xfaccel.engine.cpu import scan as cpu
 from xfaccel.engine.cpu import steps
@@ -23,6 +24,7 @@ from xfaccel.engine.tiles import TILE
 Array = np.ndarray
 _PART = 8 * TILE   # tokens in the shortest part of a sequence that is worth a thread of its own
 _ITEMS = 8         # parts of all leading entries together, about: more threads find nothing to do
+_BLOCKS = 256      # likewise on a GPU, whose multiprocessors take one or two each
 _FEW = 8           # tokens that cost less one by one than as a chunk
 
 KINDS = {"positive": cpu.POSITIVE, "hyperbolic": cpu.HYPERBOLIC, "trigonometric": cpu.TRIGONOMETRIC,
@@ -43,13 +45,16 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None
     lead, e = leading(q, k, v), v.shape[-1]
     masks = [] if key_mask is None else [check_key_mask(key_mask, k, lead)[..., None, :]]
     shared, directions = _shared(q, v, lead, features, projection, scale)
+    if type(q) is not np.ndarray:
+        return _on_gpu(q, k, v, lead, causal, None if key_mask is None else masks[0][..., 0, :], features,
+                       directions, shared["root"])
     # heads that share their keys share the sums over them
     key_side = [distinct(x) for x in (k, v, *masks, *directions)]
     key_lead = leading(*key_side)
     keys = dict(k=rows(key_side[0], key_lead), v=rows(key_side[1], key_lead))
     if masks:
         keys["key_mask"] = rows(key_side[2], key_lead, dense=False)
-    out = empty((*lead, n, e), q.dtype)
+    out = empty((*lead, n, e), q.dtype, q)
 
     if not causal and math.prod(lead) >= _ITEMS and math.prod(key_lead) == math.prod(lead):
         # enough to share out without parts: one pass over keys and queries
@@ -95,7 +100,9 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
     count, padded, exponents = shared["features"], -(-e // TILE) * TILE, features is not None
     if state is not None:
         _check_state(state, 2 + exponents, (*lead, count, e), q.dtype)
-    out = empty((*lead, c, e), q.dtype)
+    if type(q) is not np.ndarray:
+        return _step_on_gpu(state, q, k, v, lead, features, directions, shared["root"])
+    out = empty((*lead, c, e), q.dtype, q)
     operands = dict(q=rows(q, lead), k=rows(k, lead), v=rows(v, lead), out=rows(out, lead), **shared,
                     projection=rows(directions[0], lead) if directions else None)
     if c <= _FEW:
@@ -122,6 +129,58 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
     return new, out
 
 
+def _on_gpu(q: Array, k: Array, v: Array, lead: tuple[int, ...], causal: bool, key_mask: Array | None,
+            features: str | None, directions: list[Array], root: float) -> Array:
+    """`attend` on a GPU: by its kernel, which makes elu + 1 of some widths, the rest by matrix products."""
+    from xfaccel.engine.gpu import features as plain  # most processes do without
+    from xfaccel.engine.gpu import launch, run
+    (n, d), (m, e) = q.shape[-2:], v.shape[-2:]
+    if features is not None or d > launch.WIDTHS[-1]:
+        wide = [x.astype(sum_dtype(x), copy=False) for x in (q, k, v)]
+        out, _ = plain.attend(*wide, lead, causal=causal, kind=features, root=root, key_mask=key_mask,
+                              projection=directions[0] if directions else None)
+        return out.astype(q.dtype, copy=False)
+    masks = [] if key_mask is None else [key_mask[..., None, :]]
+    key_side = [distinct(x) for x in (k, v, *masks)]
+    key_lead = leading(*key_side)
+    out, shared = empty((*lead, n, e), q.dtype, q), dict(d=d, e=e, dtype=q.dtype)
+
+    def keys(lead):
+        names = ("k", "v", "key_mask")
+        return {name: rows(x, lead, dense=False) for name, x in zip(names, key_side, strict=False)}
+
+    before, blind = (max(m - n, 0), max(n - m, 0)) if causal else (m, 0)
+    prefix, steps = _ranges(0, before, key_lead, _BLOCKS), _ranges(before, m, lead, _BLOCKS)
+    sums = np.concatenate([prefix, steps[:-1]])
+    states = empty((*key_lead, len(sums), d * e + d), sum_dtype(q), q)
+    run.scan("sum", sums, key_lead, **keys(key_lead), end=rows(states, key_lead), **shared)
+    # what comes before part len(prefix), before the part after it, and so on
+    nothing = np.zeros_like(states, shape=(*key_lead, 1, d * e + d))
+    begin = np.concatenate([nothing, np.cumsum(states, axis=-2)], axis=-2)
+    begin = rows(begin[..., len(prefix):, :], lead)
+    operands = dict(q=rows(q, lead), out=rows(out, lead), **shared)
+    out[..., :blind, :] = 0
+    if causal:
+        run.scan("causal", steps, lead, **keys(lead), begin=begin, shift=n - m, **operands)
+    else:
+        run.scan("read", _ranges(0, n, lead, _BLOCKS), lead, begin=begin._replace(row=0), **operands)
+    return out
+
+
+def _step_on_gpu(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, lead: tuple[int, ...],
+                 features: str | None, directions: list[Array], root: float
+                 ) -> tuple[tuple[Array, ...], Array]:
+    from xfaccel.engine.gpu import features as plain  # most processes do without
+    parts = 2 + (features is not None)
+    if state is not None and parts == 2:  # elu + 1 has no exponents
+        state = *state, np.zeros_like(state[1])
+    out, new = plain.attend(q, k, v, lead, causal=True, kind=features, root=root, state=state,
+                            projection=directions[0] if directions else None)
+    wide = [np.broadcast_to(x, (*lead, *x.shape[len(x.shape) - own:]))
+            for x, own in zip(new[:parts], (2, 1, 1), strict=False)]
+    return tuple(x.copy() for x in wide), out
+
+
 def _shared(q: Array, v: Array, lead: tuple[int, ...], features: str | None, projection: Array | None,
             scale: float | None) -> tuple[dict, list[Array]]:
     """What every pass of a call is told, and the projection, if the features have one."""
@@ -137,10 +196,10 @@ def _shared(q: Array, v: Array, lead: tuple[int, ...], features: str | None, pro
     return dict(d=d, e=e, dtype=q.dtype, kind=kind, features=count, root=root), [projection]
 
 
-def _ranges(first: int, stop: int, lead: tuple[int, ...]) -> Array:
+def _ranges(first: int, stop: int, lead: tuple[int, ...], items: int = _ITEMS) -> Array:
     """The tokens first .. stop - 1 cut into parts of whole chunks; the cut depends on the shapes alone."""
     length = max(stop - first, 0)
-    parts = max(1, min(-(-_ITEMS // max(math.prod(lead), 1)), length // _PART))
+    parts = max(1, min(-(-items // max(math.prod(lead), 1)), length // _PART))
     size = max(-(-length // (parts * TILE)) * TILE, TILE)
     begin = np.arange(first, max(stop, first), size, dtype=np.int64)
     return np.stack([begin, np.minimum(begin + size, stop)], axis=-1).reshape(-1, 2)

@@ -11,9 +11,11 @@ from xfaccel.arrays import (
     check_mask,
     empty,
     leading,
+    namespace,
     parameter,
     rows,
     scale_or_default,
+    sum_dtype,
 )
 from xfaccel.engine import tiles
 from xfaccel.engine.cpu import decode, gather
@@ -48,7 +50,12 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
-    scale = scale_or_default(scale, q)
+    scale, run = scale_or_default(scale, q), cpu.run
+    if type(q) is not np.ndarray:
+        from xfaccel.engine.gpu import run as gpu  # most processes do without
+        run = gpu.softmax
+        if relative is not None:
+            distance_bias, relative = gpu.by_products(distance_bias, relative, scale), None
     if order is None:
         key_rows = _key_rows(key_mask, k, lead)
     else:
@@ -71,12 +78,11 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
         relative = rows(queries, lead), rows(keys, lead), m - n + nearest, keys.shape[-2] - 1
     if labels is not None:
         labels = rows(labels[0], lead), rows(labels[1], lead), labels[2]
-    out, lse = into or (empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None)
-    cpu.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
-            None if lse is None else rows(lse[..., None], lead), d=d, e=e, tile_list=tile_list,
-            plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows, mask=mask_rows,
-            bias=bias_rows, distance=distance, relative=relative, labels=labels, order=order,
-            so_far=into is not None)
+    out, lse = into or _blank(q, (*lead, n), e, with_lse)
+    run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
+        None if lse is None else rows(lse[..., None], lead), d=d, e=e, tile_list=tile_list,
+        plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows, mask=mask_rows, bias=bias_rows,
+        distance=distance, relative=relative, labels=labels, order=order, so_far=into is not None)
     return out, lse
 
 
@@ -94,11 +100,26 @@ def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool 
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
     scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)
-    out, lse = into or (empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None)
+    indices = indices.astype(np.int64, copy=False)
+    options = dict(n=n, m=m, d=d, e=e, count=indices.shape[-1], last=m - n if causal else m, scale=scale,
+                   key_mask=key_rows)
+    if type(q) is not np.ndarray:
+        from xfaccel.engine.gpu import run as gpu  # most processes do without
+        out, lse = _blank(q, (*lead, n), e, with_lse or into is not None)
+        if type(indices) is np.ndarray:  # known to the host, as a ring is
+            indices = namespace(q).asarray(indices)
+        gpu.gather(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
+                   None if lse is None else rows(lse[..., None], lead), rows(np.sort(indices, axis=-1), lead),
+                   **options)
+        if into is None:
+            return out, lse
+        weight, other, into[1][...] = shares(into[1], lse)
+        into[0][...] = weight * into[0] + other * out
+        return into
+    out, lse = into or _blank(q, (*lead, n), e, with_lse)
     gather.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
-               None if lse is None else rows(lse[..., None], lead),
-               rows(indices.astype(np.int64, copy=False), lead), n=n, m=m, d=d, e=e, count=indices.shape[-1],
-               last=m - n if causal else m, scale=scale, key_mask=key_rows, so_far=into is not None)
+               None if lse is None else rows(lse[..., None], lead), rows(indices, lead),
+               so_far=into is not None, **options)
     return out, lse
 
 
@@ -112,6 +133,25 @@ def attend_few(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | 
                None if lse is None else rows(lse[..., None], lead), n=n, m=m, d=d, e=e,
                last=m - n if causal else m, scale=scale, key_mask=key_rows)
     return out, lse
+
+
+def shares(lse_a: Array, lse_b: Array) -> tuple[Array, Array, Array]:
+    """What each of two results counts in their union (..., n, 1), and the union's lse (..., n)."""
+    top = np.maximum(lse_a, lse_b)
+    np.copyto(top, 0, where=np.isneginf(top))
+    weight_a, weight_b = np.exp(lse_a - top), np.exp(lse_b - top)
+    total = weight_a + weight_b
+    with np.errstate(divide="ignore"):
+        lse = np.log(total) + top
+    np.copyto(total, 1, where=total == 0)
+    weight_a /= total
+    weight_b /= total
+    return weight_a[..., None], weight_b[..., None], lse
+
+
+def _blank(q: Array, rows: tuple[int, ...], e: int, with_lse: bool) -> tuple[Array, Array | None]:
+    """A result and, where it is wanted, its lse, for kernels to fill."""
+    return empty((*rows, e), q.dtype, q), empty(rows, sum_dtype(q), q) if with_lse else None
 
 
 @functools.lru_cache(64)

@@ -9,6 +9,7 @@ from xfaccel.arrays import (
     empty,
     leading,
     lengths,
+    namespace,
     number,
     parameter,
 )
@@ -52,25 +53,26 @@ def adaptive_span(q: Array, k: Array, v: Array, *, span: float | Array, ramp: fl
     reach = np.ceil((ramp + span.max(axis=-1, initial=0)) / ROUND) * ROUND
     reach = np.minimum(reach, min(longest, m)).astype(int)
     furthest, alike = int(reach.max(initial=0)), span.shape[-1] == 1
+    xp = namespace(q)
     # also those that only pairs outside the band have: then no tile reaches beyond the ends of the bias
-    distance = np.arange(furthest + tiles.TILE - 1, -tiles.TILE, -1)
+    span, distance = xp.asarray(span), xp.arange(furthest + tiles.TILE - 1, -tiles.TILE, -1)
 
     def block(first, last):
         keys = slice(max(first + m - n - furthest, 0), last + m - n)
         own, z = q[..., first:last, :], span if span.shape[-1] == 1 else span[..., first:last]
         bias = np.clip((ramp + z[..., None] - distance.astype(q.dtype)) / ramp, 0, 1)
         with np.errstate(divide="ignore"):
-            np.log(bias, out=bias)
+            bias = np.log(bias, out=bias)
         relative = None if position_keys is None else (own, farthest_first, -longest)
         bands = _bands(last - first, keys.stop - keys.start, tuple(reach.ravel().tolist()))
         return attend(own, k[..., keys, :], v[..., keys, :], bands, plane_axes=reach.shape,
                       key_mask=None if key_mask is None else key_mask[..., keys],
-                      distance_bias=(bias, -int(distance[0])), relative=relative, scale=scale,
+                      distance_bias=(bias, -(furthest + tiles.TILE - 1)), relative=relative, scale=scale,
                       with_lse=False)[0]
 
     if alike or n <= QUERIES:
         return block(0, n)
-    out = empty((*lead, n, v.shape[-1]), q.dtype)
+    out = empty((*lead, n, v.shape[-1]), q.dtype, q)
     for first in range(0, n, QUERIES):
         last = min(first + QUERIES, n)
         out[..., first:last, :] = block(first, last)

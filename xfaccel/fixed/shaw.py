@@ -1,9 +1,8 @@
 """Relative positions, fast: a table by distance; with values, a band between two sides of plain attention."""
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from xfaccel.arrays import check_key_mask, empty, leading, lengths, parameter, scale_or_default
+from xfaccel.arrays import check_key_mask, empty, leading, lengths, namespace, parameter, scale_or_default
 from xfaccel.core import merge_into, softmax
 from xfaccel.engine import tiles
 from xfaccel.engine.product import project
@@ -48,7 +47,7 @@ def shaw(q: Array, k: Array, v: Array, *, key_table: Array, value_table: Array |
     if length <= QUERIES or n <= QUERIES:
         return _with_values(q, k, v, key_table, value_table, clip, 0, causal, key_mask, scale)
     # a long table has as many products with a query as there are keys: some queries at a time
-    out = empty((*lead, n, v.shape[-1]), q.dtype)
+    out = empty((*lead, n, v.shape[-1]), q.dtype, q)
     for first in range(0, n, QUERIES):
         queries = slice(first, min(first + QUERIES, n))
         out[..., queries, :] = _with_values(q[..., queries, :], k, v, key_table, value_table, clip,
@@ -94,13 +93,14 @@ def _add_mean_of_rows(out: Array, q: Array, k: Array, bias: Array, table: Array,
         queries = slice(first, min(first + BLOCK, n))
         start, count = first + m - n - back, queries.stop - first
         keys = slice(max(start, 0), min(max(start + count - 1 + width, 0), m))
-        scores = np.full((*lead, count, count - 1 + width), -np.inf, out.dtype)
+        scores = namespace(q).full((*lead, count, count - 1 + width), -np.inf, out.dtype)
         inside = scores[..., keys.start - start:keys.stop - start]
         inside[...] = project(q[..., queries, :], k[..., keys, :].swapaxes(-1, -2), tuple(lead))
         if key_mask is not None:
-            np.copyto(inside, -np.inf, where=~key_mask[..., None, keys])
+            inside[...] = np.where(key_mask[..., None, keys], inside, -np.inf)
         # by offset instead of by key: each row begins one column after the one before
         *axes, row, column = scores.strides
-        by_offset = as_strided(scores, (*lead, count, width), (*axes, row + column, column))
+        shape, strides = (*lead, count, width), (*axes, row + column, column)
+        by_offset = namespace(q).lib.stride_tricks.as_strided(scores, shape, strides)
         weights = softmax(by_offset + bias[..., queries, :])
         out[..., queries, :] += project(weights, table, tuple(lead))

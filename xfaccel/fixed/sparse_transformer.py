@@ -110,7 +110,7 @@ def _taken(x: Array, cells: Array) -> Array:
     """The rows `cells` of x (..., m, width); one list for all heads, or one for each."""
     x = distinct(x)
     if cells.ndim == 1:
-        return np.take(x, cells, axis=-2)
+        return x.take(cells, axis=-2)
     x = np.broadcast_to(x, (*x.shape[:-3], len(cells), *x.shape[-2:]))
     return x[..., np.arange(len(cells))[:, None], cells, :]
 

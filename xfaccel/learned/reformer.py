@@ -3,10 +3,23 @@
 import numpy as np
 
 from xfaccel import patterns
-from xfaccel.arrays import check_array, check_key_mask, count, integers, leading, parameter, rows_at
+from xfaccel.arrays import (
+    check_array,
+    check_key_mask,
+    count,
+    hides_nothing,
+    integers,
+    leading,
+    namespace,
+    parameter,
+    rows_at,
+    shown,
+    sum_dtype,
+)
 from xfaccel.core import attention
 from xfaccel.engine.product import closest
 from xfaccel.engine.softmax import attend
+from xfaccel.sorting import by_bucket
 
 Array = np.ndarray
 _FAR = (1 << 31) - 1  # no two labels lie as far apart
@@ -52,24 +65,18 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
     if integers("buckets", buckets, (None, n), lead).shape[-2] == 0:
         raise ValueError("buckets needs at least 1 round, got 0")
     chunk, before, after = count("chunk", chunk), count("before", before, 0), count("after", after, 0)
-    shown = np.ones(qk.shape[:-1], bool) & (key_mask is None or check_key_mask(key_mask, qk, lead))
+    xp = namespace(qk)
+    seen = xp.ones(qk.shape[:-1], bool) & (key_mask is None or check_key_mask(key_mask, qk, lead))
     if 0 in (n, *lead):
         return attention(qk, qk, v, scale=scale)
-    number = -(-n // chunk)
-    before, after = min(before, number - 1), min(after, number - 1)
-    # NumPy sorts numbers of 8 or 16 bits in linear time
-    order = np.argsort(buckets.astype(np.min_scalar_type(buckets.max())), axis=-1, kind="stable")
-    own = np.empty_like(order)  # the chunk of each token
-    np.put_along_axis(own, order, np.broadcast_to(np.arange(n) // chunk, order.shape), axis=-1)
-    if not across_buckets:
-        # chunks of two buckets lie far apart
-        own += np.unique(buckets, return_inverse=True)[1].reshape(buckets.shape) * number
-    position = np.broadcast_to(np.arange(n), (*own.shape[:-2], 1, n))
-    keys = _directions(np.ascontiguousarray(np.where(shown[..., None], qk, 0)))
+    before, after = (min(side, -(-n // chunk) - 1) for side in (before, after))
+    order, own = by_bucket(buckets, chunk, across_buckets)
+    position = np.broadcast_to(xp.arange(n), (*own.shape[:-2], 1, n))
+    keys = _directions(xp.ascontiguousarray(shown(qk, seen)))
     (_, nearby), = patterns.same_block(n, chunk, before, after).tile_lists()
     # hidden: the token itself or, if causal, also those after it; and what an earlier round has seen
     limits = [(0, n if causal else 0)]
-    out, lse = np.zeros((*lead, n, v.shape[-1]), v.dtype), np.full((*lead, n), -np.inf, v.dtype)
+    out, lse = xp.zeros((*lead, n, v.shape[-1]), v.dtype), xp.full((*lead, n), -np.inf, sum_dtype(v))
     for r in range(own.shape[-2]):
         labels = [position, own[..., :r, :]]
         hidden = limits + r * [(-before, after)]
@@ -78,17 +85,23 @@ def reformer(qk: Array, v: Array, *, buckets: Array, chunk: int, before: int = 1
             hidden += [(-_FAR, -before - 1), (after + 1, _FAR)]
         labels = np.concatenate(labels, axis=-2)
         at = order[..., r, :]
-        seen = None if shown.all() else rows_at(shown[..., None], at)[..., 0]
-        attend(qk, keys, v, nearby, order=(at, at), labels=(labels, labels, np.array(hidden)), key_mask=seen,
-               into=(out, lse), scale=scale)
+        seen_there = None if hides_nothing(seen) else rows_at(seen[..., None], at)[..., 0]
+        attend(qk, keys, v, nearby, order=(at, at), labels=(labels, labels, np.array(hidden)),
+               key_mask=seen_there, into=(out, lse), scale=scale)
     # a token that saw no other sees itself; a NaN in its key counts
     alone = np.isneginf(lse)[..., None]
-    np.copyto(out, v, where=alone & shown[..., None])
-    return np.add(out, 0 * keys[..., :1], out=out, where=alone)
+    np.copyto(out, v, where=alone & seen[..., None])
+    out += shown(0 * keys[..., :1], alone[..., 0])
+    return out
 
 
 def _directions(x: Array) -> Array:
     """Rows of length 1, in the memory of `x`; a row of zeros stays."""
+    if type(x) is not np.ndarray:  # whether any are extreme is not known to the host
+        wide = x.astype(sum_dtype(x), copy=False)
+        top = np.abs(wide).max(axis=-1, keepdims=True)
+        wide = wide / np.where(top == 0, 1, top)
+        return (wide / np.sqrt(np.maximum((wide * wide).sum(axis=-1, keepdims=True), 1))).astype(x.dtype)
     squares = np.einsum("...d,...d->...", x, x)
     extreme = ~((squares > 1e-30) & (squares < 1e30))  # where squares may have over- or underflowed
     if extreme.any():

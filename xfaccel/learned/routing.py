@@ -1,6 +1,7 @@
 """Routing Transformer, fast: the softmax engine reads tokens cluster by cluster."""
 
 import functools
+from types import ModuleType
 
 import numpy as np
 
@@ -10,14 +11,17 @@ from xfaccel.arrays import (
     check_shape,
     count,
     distinct,
+    hides_nothing,
     leading,
     lengths,
+    namespace,
     parameter,
     rows_at,
 )
 from xfaccel.engine import tiles
 from xfaccel.engine.softmax import attend, attend_listed
 from xfaccel.patterns import indices_in
+from xfaccel.sorting import nearest, places
 
 Array = np.ndarray
 
@@ -36,26 +40,12 @@ def routing_clusters(x: Array, centroids: Array, size: int) -> Array:
     centroids = parameter("centroids", centroids, x.dtype, own=(None, x.shape[-1]), lead=x.shape[:-2])
     (*lead, n, _), clusters = x.shape, centroids.shape[-2]
     size = min(count("size", size), n)
+    if type(x) is not np.ndarray:
+        return nearest(centroids @ x.swapaxes(-1, -2), size)
     centroids = np.broadcast_to(centroids, (*lead, *centroids.shape[-2:]))
     # one after another, as the affinities of all would not fit the cache
-    found = [_largest(centroids[entry] @ x[entry].T, size) for entry in np.ndindex(*lead)]
+    found = [nearest(centroids[entry] @ x[entry].T, size) for entry in np.ndindex(*lead)]
     return np.array(found, np.intp).reshape(*lead, clusters, size)
-
-
-def _largest(affinity: Array, size: int) -> Array:
-    """Where the `size` largest of each row lie, in ascending order; the first of equals."""
-    n = affinity.shape[-1]
-    if size == n:
-        return np.tile(np.arange(n), (len(affinity), 1))
-    affinity[np.isnan(affinity)] = -np.inf
-    last = np.partition(affinity, n - size, axis=-1)[:, n - size, None]
-    chosen = affinity >= last
-    if np.count_nonzero(chosen) > last.size * size:
-        # of the tokens level with the last that counts, as many as there is room for
-        level = affinity == last
-        chosen ^= level
-        chosen |= level & (np.cumsum(level, axis=-1) <= size - chosen.sum(axis=-1, keepdims=True))
-    return np.remainder(np.flatnonzero(chosen), n).reshape(-1, size)
 
 
 def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters: Array, causal: bool = False,
@@ -71,30 +61,30 @@ def routing(q: Array, k: Array, v: Array, *, query_clusters: Array, key_clusters
         a query is in r clusters at most.
     """
     n, m = lengths(q, k, v)
-    lead = leading(q, k, v)
-    queries = _checked("query_clusters", query_clusters, n, lead)
-    keys = _checked("key_clusters", key_clusters, m, lead)
+    lead, xp = leading(q, k, v), namespace(q)
+    queries = _checked("query_clusters", query_clusters, n, lead, xp)
+    keys = _checked("key_clusters", key_clusters, m, lead, xp)
     (clusters, w), (others, u) = queries.shape[-2:], keys.shape[-2:]
     if clusters != others:
         raise ValueError("query_clusters and key_clusters need the same number of clusters, "
                          f"got {clusters} and {others}")
-    seen = np.ones(keys.shape, bool)
+    seen = xp.ones(keys.shape, bool)
     seen[..., 1:] = keys[..., 1:] != keys[..., :-1]  # a key listed twice is seen once
     if key_mask is not None:
         seen = seen & rows_at(check_key_mask(key_mask, k, lead)[..., None, :, None], keys)[..., 0]
-    positions = (np.arange(length)[None] for length in (n, m))
+    positions = (xp.arange(length)[None] for length in (n, m))
     labels = (*positions, np.array([(m - n + 1, n + m)])) if causal else None  # this far ahead is hidden
     *order, seen_there = (x.reshape(*x.shape[:-2], -1) for x in (queries, keys, seen))
     out, lse = attend(q, k, v, _clusters(clusters, w, u), order=order, labels=labels, scale=scale,
-                      key_mask=None if seen.all() else seen_there)
-    listed, equal = _places(queries, n), np.zeros((1, 1), q.dtype)
+                      key_mask=None if hides_nothing(seen) else seen_there)
+    listed, equal = places(queries, n), xp.zeros((1, 1), q.dtype)
     return attend_listed(*(np.broadcast_to(equal, (*lead, length, 1)) for length in (n, clusters * w)), out,
                          listed, key_mask=~np.isneginf(lse), scale=1.0, with_lse=False)[0]
 
 
-def _checked(name: str, clusters: Array, size: int, lead: tuple[int, ...]) -> Array:
+def _checked(name: str, clusters: Array, size: int, lead: tuple[int, ...], xp: ModuleType) -> Array:
     """The clusters (..., C, w), each in ascending order."""
-    rows = indices_in(name, clusters, size).astype(np.intp)
+    rows = xp.asarray(indices_in(name, clusters, size), np.intp)
     check_shape(name, rows.shape, (None, None), lead)
     return np.sort(distinct(rows), axis=-1)
 
@@ -104,22 +94,3 @@ def _clusters(number: int, w: int, u: int) -> tiles.TileList:
     """Clusters of w queries and u keys, one after another."""
     first = u * np.arange(number).repeat(w)[:, None]
     return tiles.from_ranges(first, first + u)
-
-
-def _places(clusters: Array, n: int) -> Array:
-    """Where in the clusters (..., C, w), one after another, each of n tokens stands: (..., n, r), -1 filled.
-
-    Each cluster is in ascending order; a token that it lists twice stands there once.
-    """
-    tokens = clusters.copy()
-    tokens[..., 1:][clusters[..., 1:] == clusters[..., :-1]] = n
-    tokens = tokens.reshape(*clusters.shape[:-2], -1)
-    order = np.argsort(tokens, axis=-1, kind="stable")
-    tokens = np.take_along_axis(tokens, order, axis=-1)
-    place, new = np.arange(tokens.shape[-1]), np.diff(tokens, axis=-1, prepend=-1) != 0
-    rank = place - np.maximum.accumulate(np.where(new, place, 0), axis=-1)
-    kept = tokens < n
-    listed = np.full((*tokens.shape[:-1], n, rank[kept].max(initial=-1) + 1), -1)
-    *axes, _ = np.nonzero(kept)
-    listed[*axes, tokens[kept], rank[kept]] = order[kept]
-    return listed

@@ -7,11 +7,14 @@ from xfaccel.arrays import (
     check_array,
     check_key_mask,
     count,
+    largest,
     leading,
     lengths,
+    namespace,
     number,
     parameter,
     rows_at,
+    shown,
 )
 from xfaccel.core import attention, attention_into, attention_lse
 from xfaccel.engine.product import project
@@ -33,20 +36,19 @@ def sinkhorn_sort(logits: Array, *, iterations: int, temperature: float = 1.0, n
     blocks = logits.shape[-1]
     if logits.shape[-2] != blocks:
         raise ValueError(f"logits needs as many rows as columns, got the shape {logits.shape}")
-    iterations = count("iterations", iterations)
     s = logits.copy()
     if noise is not None:
         s += parameter("noise", noise, logits.dtype, own=(blocks, blocks), lead=logits.shape[:-2])
     s /= number("temperature", temperature, 0, above=True)
     if causal:
-        s[..., ~np.tri(blocks, k=-1, dtype=bool)] = -np.inf
-    for _ in range(iterations):
+        s = np.where(namespace(s).tri(blocks, k=-1, dtype=bool), s, -np.inf)
+    for _ in range(count("iterations", iterations)):
         for axis in (-1, -2):
-            top = s.max(axis=axis, keepdims=True, initial=-np.inf)
-            top[np.isneginf(top)] = 0
+            top = largest(s, axis)
+            np.copyto(top, 0, where=np.isneginf(top))
             s -= top
             total = np.exp(s).sum(axis=axis, keepdims=True)
-            total[total == 0] = 1
+            np.copyto(total, 1, where=total == 0)
             s -= np.log(total)
     return np.exp(s, out=s)
 
@@ -97,10 +99,9 @@ def _prepared(q: Array, k: Array, v: Array, sort: Array, block: int, key_mask: A
     """The checked block and sort; keys, values and who is seen in blocks, padding zeroed."""
     n, _ = lengths(q, k, v, equal=True)
     lead = leading(q, k, v)
-    seen = np.ones(n, bool)
+    seen = namespace(q).ones(n, bool) if key_mask is None else check_key_mask(key_mask, k, lead)
     if key_mask is not None:
-        seen = check_key_mask(key_mask, k, lead)
-        k, v = (np.where(seen[..., None], x, x.dtype.type(0)) for x in (k, v))
+        k, v = shown(k, seen), shown(v, seen)
     block = min(count("block", block), max(n, 1))
     sort = parameter("sort", sort, q.dtype, own=(-(-n // block),) * 2, lead=lead)
     return block, sort, _in_blocks(k, block), _in_blocks(v, block), _in_blocks(seen[..., None], block)[..., 0]
@@ -110,7 +111,7 @@ def _in_blocks(x: Array, block: int) -> Array:
     """x (..., n, width) as (..., N, block, width), the last block filled up with zeros."""
     *lead, n, width = x.shape
     if n % block:
-        x = np.concatenate([x, np.zeros((*lead, -n % block, width), x.dtype)], axis=-2)
+        x = np.concatenate([x, np.zeros_like(x, shape=(*lead, -n % block, width))], axis=-2)
     return x.reshape(*lead, -(-n // block), block, width)
 
 
@@ -123,6 +124,6 @@ def _sorted(sort: Array, k: Array, v: Array, seen: Array) -> tuple[Array, Array,
         x = x.reshape(*lead, blocks, block * width)
         mixed.append(project(sort, x, axes).reshape(*axes, sort.shape[-2], block, width))
     # a slot is seen if its largest source is, the first of equals; a row of zeros has none
-    largest = sort.argmax(axis=-1) if sort.size else np.zeros(sort.shape[:-1], np.intp)
-    return *mixed, rows_at(seen, largest) & (sort.max(axis=-1, keepdims=True, initial=0) > 0)
+    source = sort.argmax(axis=-1) if sort.size else namespace(sort).zeros(sort.shape[:-1], np.intp)
+    return *mixed, rows_at(seen, source) & (largest(sort, -1, 0) > 0)
 

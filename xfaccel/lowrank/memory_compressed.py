@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from xfaccel.arrays import check_key_mask, distinct, joined, leading, lengths, parameter
+from xfaccel.arrays import check_key_mask, distinct, joined, leading, lengths, namespace, parameter
 from xfaccel.core import attention
 from xfaccel.engine.product import project
 from xfaccel.patterns import Pattern, of_ranges
@@ -58,8 +58,11 @@ def _slots(x: Array, kernel: Array, null: Array | None, key_mask: Array | None) 
     x = distinct(x)  # what is repeated along a broadcast axis is computed once
     if key_mask is not None or m % c:
         lead = () if key_mask is None else key_mask.shape[:-1]
-        whole = np.zeros((*np.broadcast_shapes(x.shape[:-2], lead), slots * c, width), x.dtype)
-        np.copyto(whole[..., :m, :], x, where=True if key_mask is None else key_mask[..., None])
+        whole = namespace(x).zeros((*np.broadcast_shapes(x.shape[:-2], lead), slots * c, width), x.dtype)
+        if key_mask is None:
+            whole[..., :m, :] = x
+        else:
+            np.copyto(whole[..., :m, :], x, where=key_mask[..., None])
         x = whole
     blocks = x.reshape(*x.shape[:-2], slots, c * width)
     kernel = kernel.reshape(*kernel.shape[:-3], c * width, width)
@@ -70,8 +73,9 @@ def _slots(x: Array, kernel: Array, null: Array | None, key_mask: Array | None) 
 def _seen_slots(key_mask: Array, c: int, null: int, axes: int) -> Array:
     """The slots with a visible key, and the null slot: (..., null + ceil(m/c)) with that many axes."""
     lead, m = key_mask.shape[:-1], key_mask.shape[-1]
-    seen = np.logical_or.reduceat(key_mask, np.arange(0, m, c), axis=-1)
-    seen = np.concatenate([np.ones((*lead, null), bool), seen], axis=-1)
+    short = np.zeros_like(key_mask, shape=(*lead, -m % c))
+    seen = np.concatenate([key_mask, short], axis=-1).reshape(*lead, -(-m // c), c).any(axis=-1)
+    seen = np.concatenate([np.ones_like(seen, shape=(*lead, null)), seen], axis=-1)
     return seen.reshape((1,) * (axes - seen.ndim) + seen.shape)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xfaccel.arrays import check_array, leading
+from xfaccel.arrays import check_array, is_half, leading, namespace
 from xfaccel.core import attention
 
 Array = np.ndarray
@@ -19,11 +19,12 @@ def synthesizer(v: Array, logits: Array, *, causal: bool = False, key_mask: Arra
     Memory: threads * tile(1, e) + 4 * n.
     """
     check_array("v", v, least=2)
-    check_array("logits", logits, least=2, dtype=v.dtype, like="v")
+    # beside values of 16 bits, logits may have any type, on a GPU too
+    check_array("logits", logits, least=2, dtype=None if is_half(v) else v.dtype, like="v")
     if logits.shape[-1] != v.shape[-2]:
         raise ValueError(f"logits needs one column per value, {v.shape[-2]}, got {logits.shape[-1]}")
     leading(v, logits, names="v and logits")
     # one zero stands for all queries and keys
-    zero = np.zeros(1, v.dtype)
+    zero = namespace(v).zeros(1, v.dtype)
     q, k = (np.broadcast_to(zero, (*x.shape[:-1], 1)) for x in (logits, v))
     return attention(q, k, v, bias=logits, causal=causal, key_mask=key_mask)

@@ -111,7 +111,7 @@ def _cast(x: Array, dtype: np.dtype, cast: int) -> Array:
         with np.errstate(over="ignore"):  # what is too large becomes an infinity, as in the vector code
             return x.astype(dtype)
     shape, x = x.shape, np.ascontiguousarray(x)
-    out = empty(shape, dtype)
+    out = empty(shape, dtype, x)
     total = -(-x.size // _CHUNK)
     # bfloat16 is no type that Python's buffers know
     places = (address(array.view(f"u{array.itemsize}")) for array in (x, out))

@@ -78,7 +78,7 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
         # the registers of so many threads hold the sums
         shared, threads = 0, 32 * _WARPS * (1 if width * real(dtype)().itemsize < 512 else 2)
     grid = len(q.offsets) * tile_list.slots, _stretches(e, stretch)
-    if so_far and grid[1] > 1:  # some blocks would read what others write
+    if so_far:  # lanes, and with several stretches blocks, would read what another one writes
         so_far = so_far._replace(array=so_far.array.copy())
     table, nearest, farthest = distance or (None, 0, 0)
     q_labels, k_labels, limits = labels or (None, None, np.uint64(0))

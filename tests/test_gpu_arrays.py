@@ -1,0 +1,229 @@
+"""Arrays of CuPy through every public function, without a GPU, against `xfref`.
+
+The stand-in's arrays refuse what CuPy's refuse, and what would make the host wait for the GPU. Kernels run in
+the PTX interpreter for a small case of each name in each type, and every case of the table runs with the
+engines of the CPU in their place.
+"""
+
+import inspect
+import os
+
+import cupy_arrays
+import cupy_stand_in
+import host_engines
+import ml_dtypes
+import numpy as np
+import pytest
+from cases import CASES, generator
+from compare import HALF, assert_matches, expected
+from ptx import nvrtc
+
+import xfaccel
+import xfref
+from xfaccel import device
+
+EVERYTHING = os.environ.get("XFACCEL_PROOF") == "all"  # make proof-all
+NAMES = [name for name in xfaccel.__all__ if name not in ("patterns", "set_threads", "warmup")]
+CASE = {case.name: case for case in CASES}
+FLOATS = [np.dtype(np.float32), np.dtype(np.float64)]
+# what is attended to has been rounded to 16 bits before
+ROUNDED = {"linformer", "memory_compressed", "sinkhorn", "sinkhorn_cut"}
+
+
+@pytest.fixture(autouse=True)
+def cupy():
+    """The stand-in in the place of CuPy."""
+    with cupy_stand_in.installed():
+        yield cupy_arrays
+
+
+def moved(x):
+    """Arrays of the host on the GPU, also within tuples; all else as it is."""
+    if isinstance(x, tuple):
+        return tuple(map(moved, x))
+    return cupy_arrays.asarray(x) if isinstance(x, np.ndarray) else x
+
+
+def returned(x):
+    if isinstance(x, tuple):
+        return tuple(map(returned, x))
+    assert isinstance(x, cupy_arrays.ndarray), f"an array of the GPU is due, got {type(x).__name__}"
+    return cupy_arrays.asnumpy(x)
+
+
+class OnGPU:
+    """`xfaccel` on the GPU: data is moved there and results back, parameters are left to the function."""
+
+    patterns = xfaccel.patterns
+
+    def __getattr__(self, name):
+        def called(*args, **kwargs):
+            given = tuple(map(moved, args))
+            out = returned(getattr(xfaccel, name)(*given, **kwargs))
+            for x, y in zip(args, given, strict=True):
+                if isinstance(x, np.ndarray):
+                    assert x.tobytes() == returned(y).tobytes(), "an argument was written to"
+            return out
+
+        return called
+
+
+def check(case, dtype):
+    args, kwargs = case.draw(generator(case), dtype)
+    reference, truth = expected(case.call, args, kwargs)
+    out = case.call(OnGPU(), args, kwargs)
+    if dtype in HALF and case.function not in device.IN_FLOAT32:
+        assert_near(out, reference, truth, args[-1], case)
+    else:
+        assert_matches(out, reference, truth, case.name)
+
+
+def assert_near(out, reference, truth, values, case):
+    """The rule for the matrix units: weights and results are rounded to 16 bits, denominators are not."""
+    if isinstance(out, tuple):
+        for parts in zip(out, reference, truth, strict=True):
+            assert_near(*parts, values, case)
+        return
+    if out.dtype == np.float32:
+        assert_matches(out, reference, truth, case.name)
+        return
+    assert out.dtype == reference.dtype and out.shape == truth.shape
+    assert not np.isnan(out).any()
+    rounding = (2 if case.function in ROUNDED else 1) * 2.0**(-8 if out.dtype == ml_dtypes.bfloat16 else -11)
+    error = np.abs(out.astype(np.float64) - truth).max(initial=0)
+    allowed = rounding * (np.abs(values).max(initial=0) + np.abs(truth).max(initial=0))
+    assert error <= allowed, f"off by {error}, {allowed} allowed"
+
+
+def on_kernels():
+    """A small case of each name in each type; of the two of 16 bits, the names take turns."""
+    for turn, name in enumerate(NAMES):
+        own = [case for case in CASES if case.function == name]
+        case = CASE.get(f"{name}: no leading axes") or own[0]
+        for dtype in FLOATS + [dtype for dtype in HALF if EVERYTHING or dtype is HALF[turn % 2]]:
+            yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
+
+
+@pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.REMEDY)
+@pytest.mark.parametrize("case, dtype", list(on_kernels()))
+def test_every_name_on_the_kernels(case, dtype):
+    check(case, dtype)
+
+
+def on_the_cpu():
+    """Every case in float32, some in float64."""
+    for turn, case in enumerate(CASES):
+        if not case.function.startswith("patterns."):  # they take no arrays
+            for dtype in FLOATS if EVERYTHING or turn % 8 == 0 else FLOATS[:1]:
+                yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
+
+
+@pytest.mark.parametrize("case, dtype", list(on_the_cpu()))
+def test_every_case_with_the_engines_of_the_cpu(case, dtype, monkeypatch):
+    host_engines.install(monkeypatch)
+    check(case, dtype)
+
+
+def test_every_name_takes_arrays_of_a_gpu():
+    assert {case.function for case, *_ in (row.values for row in on_kernels())} == set(NAMES)
+
+
+# where arrays have to lie
+
+
+def qkv(cupy, n=5):
+    return tuple(map(cupy.asarray, np.random.default_rng(0).standard_normal((3, 2, n, 4), np.float32)))
+
+
+@pytest.mark.parametrize("place", ["q", "k", "v"])
+def test_data_on_both_sides_is_refused(cupy, place):
+    given = dict(zip("qkv", qkv(cupy), strict=True))
+    given[place] = cupy.asnumpy(given[place])
+    named = "k" if place == "q" else place  # q says where a call computes
+    with pytest.raises(TypeError, match=rf"^{named} needs a (numpy|cupy)\.ndarray.*cupy\.asarray"):
+        xfaccel.attention(**given)
+
+
+@pytest.mark.parametrize("call, name", [
+    (lambda q, mask: xfaccel.attention(q, q, q, key_mask=mask), "key_mask"),
+    (lambda q, mask: xfaccel.etc(q, q, q, q, q, q, radius=1, long_seen_by_global=(mask, q)),
+     "long_seen_by_global")])
+def test_parameters_on_a_gpu_beside_data_on_the_host_are_refused(cupy, call, name):
+    with pytest.raises(TypeError, match=rf"^{name} needs a numpy\.ndarray.*cupy\.asnumpy"):
+        call(np.ones((5, 4), np.float32), cupy.asarray(np.ones(5, bool)))
+
+
+def test_what_decides_which_keys_are_visited_stays_on_the_host(cupy):
+    q, k, v = qkv(cupy)
+    with pytest.raises(TypeError, match=r"^span decides which keys are visited.*cupy\.asnumpy\(span\)"):
+        xfaccel.adaptive_span(q, k, v, span=cupy.asarray(np.ones(5, np.float32)), ramp=2)
+    names = {name for function in NAMES for name in inspect.signature(getattr(xfaccel, function)).parameters}
+    assert device.HOST <= names and device.DATA <= names
+
+
+def test_parameters_may_lie_on_the_gpu_already(cupy, monkeypatch):
+    host_engines.install(monkeypatch)
+    q, k, v = qkv(cupy)
+    mask = np.array([True, False, True, True, False])
+    table = np.random.default_rng(1).standard_normal((3, 4))
+    for put in (np.asarray, cupy.asarray):
+        hidden = xfaccel.attention(q, k, v, key_mask=put(mask))
+        shifted = xfaccel.shaw(q, k, v, key_table=put(table))
+        due = xfref.attention(*map(cupy.asnumpy, (q, k, v)), key_mask=mask)
+        np.testing.assert_allclose(cupy.asnumpy(hidden), due, rtol=1e-5, atol=1e-6)
+        due = xfref.shaw(*map(cupy.asnumpy, (q, k, v)), key_table=table)
+        np.testing.assert_allclose(cupy.asnumpy(shifted), due, rtol=1e-5, atol=1e-6)
+
+
+def test_a_call_computes_on_the_gpu_of_its_data(cupy, monkeypatch):
+    host_engines.install(monkeypatch)
+    with cupy.Device(1):
+        q, k, v = qkv(cupy)
+    out = xfaccel.attention(q, k, v, key_mask=np.ones(5, bool))
+    assert out.device.id == 1 and cupy.Device.current == 0
+    with pytest.raises(ValueError, match=r"^k needs to lie on the GPU of q, .*Device 1>, got .*Device 0>"):
+        xfaccel.attention(q, qkv(cupy)[1], v)
+
+
+def test_rows_that_are_not_dense_are_copied(cupy, monkeypatch):
+    host_engines.install(monkeypatch)
+    q, k, v = qkv(cupy)
+    turned = [cupy.asarray(np.ascontiguousarray(cupy.asnumpy(x).mT)).mT for x in (q, k, v)]
+    assert turned[0].strides[-1] != turned[0].itemsize
+    found, due = (cupy.asnumpy(xfaccel.attention(*x)) for x in (turned, (q, k, v)))
+    np.testing.assert_array_equal(found, due)
+
+
+def test_integers_out_of_range_count_as_the_nearest(cupy, monkeypatch):
+    host_engines.install(monkeypatch)
+    q, k, v = qkv(cupy)
+    indices = np.array([[-5, 0], [1, 7], [4, 4], [2, 3], [-1, -1]])
+    near = np.clip(indices, -1, 4)
+    found, due = (cupy.asnumpy(xfaccel.random_tokens(q, k, v, indices=x)) for x in (indices, near))
+    np.testing.assert_array_equal(found, due)
+
+
+# the stand-in itself
+
+
+@pytest.mark.parametrize("what", [
+    lambda x, host: np.asarray(x), lambda x, host: x + host, lambda x, host: host * x,
+    lambda x, host: np.where(x > 0, x, host), lambda x, host: np.concatenate([x, host]),
+    lambda x, host: np.unique(x), lambda x, host: np.maximum.accumulate(x),
+    lambda x, host: np.linalg.norm(x), lambda x, host: np.ascontiguousarray(x)])
+def test_what_cupy_refuses_is_refused(cupy, what):
+    with pytest.raises(TypeError):
+        what(cupy.asarray(np.ones(3)), np.ones(3))
+
+
+@pytest.mark.parametrize("what", [
+    lambda x: x.get(), lambda x: bool(x[0] > 0), lambda x: int(x[0]), lambda x: x[x > 0], lambda x: x.item(),
+    lambda x: x.__setitem__(x > 0, 0)])
+def test_the_host_never_waits(cupy, what):
+    with pytest.raises(cupy_arrays.HostMustWait):
+        what(cupy.asarray(np.ones(3)))
+
+
+def test_an_argument_that_cupy_lacks_is_refused(cupy):
+    with pytest.raises(AssertionError, match="takes no initial"):
+        cupy.asarray(np.ones(3)).max(initial=0)
