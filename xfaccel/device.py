@@ -1,9 +1,9 @@
 """The door for arrays of CuPy: a call computes where its data lies, on that GPU's current stream.
 
 Data stays where it is; parameters of NumPy are moved to it. Nothing comes back: the host reads no value
-that lies on a GPU, for which it would have to wait. Integers out of range, which are refused on the host, thus
-count as the nearest in range. What decides which keys there are to visit (`HOST`) lies on the host, which
-writes the lists of tiles.
+that lies on a GPU, for which it would have to wait. Integers out of range, which are refused on the host,
+thus count as the nearest in range. What decides which keys there are to visit (`HOST`) lies on the host,
+which writes the lists of tiles.
 """
 
 import sys
