@@ -2,13 +2,15 @@
 
 import pickle
 
+import cases
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import HALF
+from compare import HALF, assert_matches, expected
 
 import xfaccel
 import xfref
+from xfaccel.engine import softmax as engine
 from xfaccel.engine.cpu import half
 
 BOTH = pytest.mark.parametrize("package", [xfref, xfaccel], ids=["xfref", "xfaccel"])
@@ -157,3 +159,40 @@ def test_weights_by_name_are_taken_too(dtype, rng):
     weights = {name: w.astype(dtype) for name, w in xfref.feed_forward_weights(rng, 4, 8).items()}
     wide = {name: w.astype(np.float32) for name, w in weights.items()}
     same_bits(xfref.feed_forward(x, weights), xfref.feed_forward(x.astype(np.float32), wide).astype(dtype))
+
+
+@pytest.mark.parametrize("step", [1, -1], ids=["rows", "rows backwards"])
+def test_pairs_of_bfloat16_are_multiplied_where_the_cpu_can(step, rng, monkeypatch):
+    """By other instructions here, if it cannot: with all that the engine adds or hides, rounded once."""
+    monkeypatch.setattr(engine, "multiplies_pairs", lambda: True)
+    seen = []
+    run = engine.cpu.run
+    monkeypatch.setattr(engine.cpu, "run", lambda q, *args, **kwargs: seen.append(q.memory.dtype) or run(
+        q, *args, **kwargs))
+    q, k, v = (x[:, ::step] for x in qkv(rng, HALF[1], (2, 150, 18)))
+    own = dict(key_mask=rng.random((2, 150)) < 0.7)
+    for name, options in (("attention", own | dict(mask=rng.random((150, 150)) < 0.6, causal=True)),
+                          ("attention", own | dict(bias=rng.standard_normal((150, 150)))),
+                          ("sliding_window", own | dict(left=70, right=3, dilation=2)),
+                          ("block_local", own | dict(block=70, before=1))):
+        call = cases.plain(name)
+        args = (q, k, v)
+        assert_matches(call(xfaccel, args, options), *expected(call, args, options))
+    assert seen == [np.uint16] * 4
+    for odd in (q[..., :17], q[..., 1:]):  # no pairs, or pairs that lie between two
+        xfaccel.attention(odd, odd, v)
+    assert seen[4:] == [np.float32] * 2
+
+
+@EACH
+def test_few_queries_read_keys_as_they_are(dtype, rng, monkeypatch):
+    """Keys of 16 bits are not copied: that would take longer than the call."""
+    widened = []
+    cast = half.widen
+    monkeypatch.setattr(half, "widen", lambda x: widened.append(x.size) or cast(x))
+    (q, _, _), (_, k, v) = qkv(rng, dtype, (2, 5, 16)), qkv(rng, dtype, (2, 600, 16))
+    for queries in (q, q[:, :1]):
+        call, args = cases.plain("attention_lse"), (queries, k, v)
+        assert_matches(call(xfaccel, args, {}), *expected(call, args, {}))
+        assert widened == [queries.size]
+        widened.clear()

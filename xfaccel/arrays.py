@@ -250,7 +250,7 @@ def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None 
     """
     if not is_array(x):
         raise TypeError(f"{name} needs a numpy.ndarray of floats, got {describe(x)}; {_remedy(x)}")
-    if not (x.dtype.char in "fd" and x.dtype.isnative) and not (on_gpu(x) and is_half(x)):
+    if not (x.dtype.char in "fd" and x.dtype.isnative) and not is_half(x):
         raise TypeError(f"{name} needs float32 or float64 in native byte order, got {x.dtype}; "
                         f"convert with {name}.astype(numpy.float32)")
     if dtype is not None and x.dtype != dtype:

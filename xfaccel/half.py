@@ -1,8 +1,10 @@
 """The door before all functions: numbers of 16 bits, which become float32, and arrays of a GPU.
 
 float16 and bfloat16 (of the package ml_dtypes) in, the same type out. Follows `xfref.half`: everything in
-between is float32, and a result is rounded once. Called with float32 or float64, a function is what it was;
-the door costs it a look at one dtype. What `device` does with arrays of CuPy costs nothing without CuPy.
+between is float32, and a result is rounded once. Functions that hand q, k and v to an engine untouched
+(`UNTOUCHED`) leave it to that, which reads numbers of 16 bits where it gains by it. Called with float32 or
+float64, a function is what it was; the door costs it a look at one dtype. What `device` does with arrays of
+CuPy costs nothing without CuPy.
 """
 
 import functools
@@ -16,6 +18,7 @@ from xfaccel import device
 from xfaccel.arrays import describe, distinct, is_half, on_gpu
 
 Array = np.ndarray
+UNTOUCHED = {"attention", "attention_lse", "block_local", "sliding_window"}
 
 
 def any_float(function: Callable, wide: tuple[int, ...] = ()) -> Callable:
@@ -40,10 +43,14 @@ def any_float(function: Callable, wide: tuple[int, ...] = ()) -> Callable:
         if type(first) is not np.ndarray or not is_half(first):
             return function(*args, **kwargs)
         for name, x in (*zip(names, args, strict=False), *kwargs.items()):
-            if name in data and (type(x) is not np.ndarray or x.dtype != first.dtype):
+            if name in data and not isinstance(x, tuple) and (
+                    type(x) is not np.ndarray or x.dtype != first.dtype):
                 raise TypeError(f"{name} needs a numpy.ndarray of the dtype of {like}, {first.dtype}, got "
                                 f"{describe(x)}; convert with numpy.asarray(x, dtype={like}.dtype)")
-        result = function(*map(_wide, args), **{name: _wide(x) for name, x in kwargs.items()})
+        if function.__name__ in UNTOUCHED:
+            result = function(*args, **kwargs)
+        else:
+            result = function(*map(widened, args), **{name: widened(x) for name, x in kwargs.items()})
         if isinstance(result, tuple):
             return tuple(x if number in wide else _narrow(x, first.dtype) for number, x in enumerate(result))
         return _narrow(result, first.dtype)
@@ -51,10 +58,10 @@ def any_float(function: Callable, wide: tuple[int, ...] = ()) -> Callable:
     return called
 
 
-def _wide(x: object) -> object:
+def widened(x: object) -> object:
     """Arrays of 16 bits as float32, also within tuples and lists; all else as it is."""
     if isinstance(x, tuple | list):
-        return type(x)(map(_wide, x))
+        return type(x)(map(widened, x))
     if type(x) is not np.ndarray or not is_half(x):
         return x
     from xfaccel.engine.cpu import half  # compiles kernels, which most processes do without

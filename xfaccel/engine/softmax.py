@@ -10,6 +10,7 @@ from xfaccel.arrays import (
     check_key_mask,
     check_mask,
     empty,
+    is_half,
     leading,
     namespace,
     parameter,
@@ -20,6 +21,8 @@ from xfaccel.arrays import (
 from xfaccel.engine import tiles
 from xfaccel.engine.cpu import decode, gather
 from xfaccel.engine.cpu import softmax as cpu
+from xfaccel.engine.cpu.vector import casts_half, multiplies_pairs
+from xfaccel.half import widened
 
 Array = np.ndarray
 
@@ -51,11 +54,17 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
     scale, run = scale_or_default(scale, q), cpu.run
-    if type(q) is not np.ndarray:
+    if type(q) is np.ndarray and is_half(q):
+        if order is None and relative is None and _in_pairs(q, k, v):
+            q, k, v = (x.view(np.uint16) for x in (q, k, v))
+        else:
+            q, k, v = map(widened, (q, k, v))
+    elif type(q) is not np.ndarray:
         from xfaccel.engine.gpu import run as gpu  # most processes do without
         run = gpu.softmax
         if relative is not None:
             distance_bias, relative = gpu.by_products(distance_bias, relative, scale), None
+    dtype = sum_dtype(q) if type(q) is np.ndarray else q.dtype
     if order is None:
         key_rows = _key_rows(key_mask, k, lead)
     else:
@@ -66,7 +75,7 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
         dense = check_mask("mask", mask, (n, m), lead)
         mask_rows = rows(_at_least_2d(dense, n, m), lead, dense=False)
     if bias is not None:
-        added = parameter("bias", bias, q.dtype, own=(n, m), lead=lead, broadcast=True)
+        added = parameter("bias", bias, dtype, own=(n, m), lead=lead, broadcast=True)
         bias_rows = rows(_at_least_2d(added, n, m), lead, dense=False)
     distance = None
     if distance_bias is not None:
@@ -78,7 +87,7 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
         relative = rows(queries, lead), rows(keys, lead), m - n + nearest, keys.shape[-2] - 1
     if labels is not None:
         labels = rows(labels[0], lead), rows(labels[1], lead), labels[2]
-    out, lse = into or _blank(q, (*lead, n), e, with_lse)
+    out, lse = into or _blank(q, (*lead, n), e, with_lse, dtype)
     run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
         None if lse is None else rows(lse[..., None], lead), d=d, e=e, tile_list=tile_list,
         plane_of=_plane_of(plane_axes, lead), scale=scale, key_mask=key_rows, mask=mask_rows, bias=bias_rows,
@@ -124,15 +133,34 @@ def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool 
 
 
 def attend_few(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None, scale: float | None,
-               with_lse: bool) -> tuple[Array, Array | None]:
-    """`attend` over all keys or, if causal, all up to the query, for at most `decode.FEW` queries."""
+               with_lse: bool, scales: tuple[Array, Array] | None = None) -> tuple[Array, Array | None]:
+    """`attend` over all keys or, if causal, all up to the query, for at most `decode.FEW` queries.
+
+    k and v may be int8, and `scales` (..., m) what to multiply their rows by. NumPy arrays alone; of numbers
+    of 16 bits the result is float32.
+    """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
     scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)
-    out, lse = empty((*lead, n, e), q.dtype), empty((*lead, n), q.dtype) if with_lse else None
+    if is_half(q):
+        q = widened(q)
+        if k.dtype == np.float16 and not casts_half():
+            k, v = widened(k), widened(v)
+        elif k.dtype.name == "bfloat16":  # no type that Python's buffers know
+            k, v = k.view(np.uint16), v.view(np.uint16)
+    if scales is not None:
+        scales = tuple(rows(x[..., None, :], lead, dense=False) for x in scales)
+    out, lse = _blank(q, (*lead, n), e, with_lse)
     decode.run(rows(q, lead), rows(k, lead), rows(v, lead), rows(out, lead),
                None if lse is None else rows(lse[..., None], lead), n=n, m=m, d=d, e=e,
-               last=m - n if causal else m, scale=scale, key_mask=key_rows)
+               last=m - n if causal else m, scale=scale, key_mask=key_rows, scales=scales)
     return out, lse
+
+
+def _in_pairs(q: Array, k: Array, v: Array) -> bool:
+    """Whether this CPU multiplies pairs of numbers as these are, and they lie so that it can."""
+    return (q.dtype.name == "bfloat16" and multiplies_pairs() and q.shape[-1] % 2 == v.shape[-1] % 2 == 0
+            and all(x.strides[-1] == 2 and x.__array_interface__["data"][0] % 4 == 0
+                    and not any(step % 4 for step in x.strides[:-1]) for x in (q, k, v)))
 
 
 def shares(lse_a: Array, lse_b: Array) -> tuple[Array, Array, Array]:
@@ -149,9 +177,10 @@ def shares(lse_a: Array, lse_b: Array) -> tuple[Array, Array, Array]:
     return weight_a[..., None], weight_b[..., None], lse
 
 
-def _blank(q: Array, rows: tuple[int, ...], e: int, with_lse: bool) -> tuple[Array, Array | None]:
+def _blank(q: Array, rows: tuple[int, ...], e: int, with_lse: bool,
+           dtype: np.dtype | None = None) -> tuple[Array, Array | None]:
     """A result and, where it is wanted, its lse, for kernels to fill."""
-    return empty((*rows, e), q.dtype, q), empty(rows, sum_dtype(q), q) if with_lse else None
+    return empty((*rows, e), dtype or q.dtype, q), empty(rows, sum_dtype(q), q) if with_lse else None
 
 
 @functools.lru_cache(64)
