@@ -112,7 +112,7 @@ def compared(out, call, args, dtype, what="", **options):
 
 
 def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, bias=None, distance=None,
-            labels=None, order=None, into=None, scale=None):
+            relative=None, labels=None, order=None, into=None, scale=None):
     """What `xfaccel.engine.softmax.attend` does, on the GPU."""
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     n, d, e = q.shape[-2] if order is None else order[0].shape[-1], q.shape[-1], v.shape[-1]
@@ -126,6 +126,7 @@ def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, b
         key_mask=rows(None if key_mask is None else key_mask[..., None, :]),
         mask=rows(mask), bias=rows(bias),
         distance=None if distance is None else (rows(distance[0]), *distance[1:]),
+        relative=None if relative is None else (rows(relative[0]), rows(relative[1]), *relative[2:]),
         labels=None if labels is None else (rows(labels[0]), rows(labels[1]), labels[2]),
         order=None if order is None else tuple(rows(x[..., None, :]) for x in order),
         so_far=rows(lse[..., None]) if into else None))
@@ -212,12 +213,32 @@ def by_distance(rng, dtype):
             dict(causal=True, mask=seen, bias=bias))
 
 
+def keys_by_distance(rng, dtype, n=150, m=220, d=20, lead=LEAD, dilation=1):
+    """Queries and keys by distance, clipped at both ends, that all heads share; tiles may be dilated."""
+    (r, keys, _), nearest = operands(rng, dtype, n=n, m=60, d=d, lead=(1, 1), gap=(1, 4, 0)), m - n - 70
+    every = number(r) @ number(keys).mT
+    apart = np.clip(np.arange(m) - np.arange(n)[:, None] - nearest, 0, 59)
+    bias = d**-0.5 * np.take_along_axis(every, np.broadcast_to(apart, (1, 1, n, m)), axis=-1)
+    mask = xfref.patterns.window(n, m, left=200, right=0, dilation=dilation)
+    key_mask = rng.random(m) < 0.9
+    return (operands(rng, dtype, n=n, m=m, d=d, lead=lead), tiles.band(n, m, -200, 0, dilation),
+            dict(relative=(r, keys, nearest, 59), key_mask=key_mask),
+            dict(mask=mask, key_mask=key_mask, bias=bias))
+
+
+def keys_by_distance_and_labels(rng, dtype):
+    """Keys by distance beside what is said of single pairs."""
+    args, tile_list, own, theirs = keys_by_distance(rng, dtype, n=70, m=140, d=64, dilation=2)
+    bias = stored(rng.standard_normal((2, 70, 140)), dtype)
+    return args, tile_list, dict(own, bias=bias), dict(theirs, bias=theirs["bias"] + number(bias))
+
+
 CASES = {case.__name__: case for case in (full, causal, dilated_window, fewer_keys, bits, padding, pairs,
-                                         by_distance)}
+                                         by_distance, keys_by_distance, keys_by_distance_and_labels)}
 
 
-def check_softmax(case, dtype):
-    args, tile_list, own, theirs = CASES[case](np.random.default_rng(0), dtype)
+def check_softmax(case, dtype, **sizes):
+    args, tile_list, own, theirs = CASES[case](np.random.default_rng(0), dtype, **sizes)
     out = softmax(*args, tile_list, dtype, **own)
     bias = theirs.pop("bias", None)
     compared(out, lambda q, k, v: xfref.attention_lse(
@@ -402,7 +423,9 @@ def forms(file):
         if file == "scan.cu":
             yield from ((*own, ("XF_MODE", f"XF_{mode}")) for mode in ("SUM", "READ", "CAUSAL"))
         elif width == launch.padded(width, dtype) and (file != "softmax_mma.cu" or dtype in launch.HALF):
-            yield from [own] if file == "gather.cu" else ((*own, ("XF_PAIRS_SAID", said)) for said in (0, 1))
+            said = itertools.product((0, 1), (0, 1) if file == "softmax.cu" or width < 256 else (0,))
+            yield from [own] if file == "gather.cu" else (
+                (*own, ("XF_PAIRS_SAID", pairs), ("XF_RELATIVE", relative)) for pairs, relative in said)
 
 
 def compiled(file, macros, sm):
@@ -451,6 +474,11 @@ def scan_once(causal):
 ORDERED = {  # a form, and a call that launches it
     "softmax": ("softmax.cu", ("XF_WIDTH", 64), lambda: softmax_once("float32")),
     "matrix units": ("softmax_mma.cu", ("XF_WIDTH", 64), lambda: softmax_once("bfloat16")),
+    "keys by distance": ("softmax.cu", ("XF_RELATIVE", 1),
+                         lambda: check_softmax("keys_by_distance", "float32", n=20, m=140, lead=(1, 1))),
+    "keys by distance on matrix units": (
+        "softmax_mma.cu", ("XF_RELATIVE", 1),
+        lambda: check_softmax("keys_by_distance", "bfloat16", n=20, m=140, lead=(1, 1))),
     "sum": ("scan.cu", ("XF_MODE", "XF_SUM"), lambda: scan_once(False)),
     "read": ("scan.cu", ("XF_MODE", "XF_READ"), lambda: scan_once(False)),
     "causal": ("scan.cu", ("XF_MODE", "XF_CAUSAL"), lambda: scan_once(True)),

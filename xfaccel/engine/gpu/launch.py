@@ -58,21 +58,26 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
             e: int, tile_list: TileList, plane_of: np.ndarray, scale: float, put: Put,
             key_mask: Operand | None = None, mask: Operand | None = None, bias: Operand | None = None,
             distance: tuple[Operand, int, int] | None = None,
+            relative: tuple[Operand, Operand, int, int] | None = None,
             labels: tuple[Operand, Operand, Array] | None = None,
             order: tuple[Operand, Operand] | None = None, so_far: Operand | None = None) -> Launch:
     """What `xfaccel.engine.cpu.softmax.run` does, for operands whose numbers are of the type called `dtype`.
 
-    The last axes of q, k, v and out have to be dense. For float16 and bfloat16 the lse is of float32; they
-    take the matrix units where d is at most 256. `order` has rows (1, n) and (1, m) of int64; `so_far` is the
-    lse of the results for other keys which `out` and `lse` already hold, and which these are joined with.
+    The last axes of q, k, v and out, and of the queries and keys by distance, have to be dense. For float16
+    and bfloat16 the lse is of float32; they take the matrix units where d is at most 256, or 128 with keys by
+    distance, with which the keys of a tile have to lie as far from one another as its queries do. `order` has
+    rows (1, n) and (1, m) of int64; `so_far` is the lse of the results for other keys which `out` and `lse`
+    already hold, and which these are joined with.
     """
-    matrix = dtype in HALF and d <= WIDTHS[-1]
+    matrix = dtype in HALF and d <= (128 if relative else WIDTHS[-1])
     pairs = any(x is not None for x in (mask, bias, distance, labels))
     if matrix:
         width = padded(max(d, min(e, 128)), dtype)
         stretch = min(width, 128)
-        keys = 32 if pairs or width == 256 else 64
+        keys = 32 if pairs or relative or width == 256 else 64
         shared, threads = 2 * (TILE * width + 2 * keys * (width + stretch)), 32 * _WARPS
+        if relative:
+            shared += 2 * (2 * TILE + keys) * width + 4 * TILE * (keys + 4)
     else:
         width = stretch = padded(e, dtype)
         # the registers of so many threads hold the sums
@@ -81,15 +86,18 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
     if so_far and grid[1] > 1:  # some blocks would read what others write
         so_far = so_far._replace(array=so_far.array.copy())
     table, nearest, farthest = distance or (None, 0, 0)
+    apart_q, apart_k, *apart = relative or (None, None, 0, 0)
     q_labels, k_labels, limits = labels or (None, None, np.uint64(0))
     arguments = (
         *_rows(put, q, k, v, out, lse, key_mask, mask, bias, table), np.int64(nearest), np.int64(farthest),
+        *_rows(put, apart_q, apart_k), *map(np.int64, apart),
         *_rows(put, q_labels, k_labels), limits, np.int64(len(limits) if labels else 0),
         *_rows(put, *(order or (None, None)), so_far),
         put(tile_list.planes), put(plane_of), *(put(part) for part in tile_list[1:5]),
         *map(np.int64, (tile_list.slots, d, e)), real(dtype)(scale * math.log2(math.e)))
     return Launch("softmax_mma.cu" if matrix else "softmax.cu",
-                  (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_PAIRS_SAID", int(pairs))),
+                  (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_PAIRS_SAID", int(pairs)),
+                   ("XF_RELATIVE", int(relative is not None))),
                   grid, threads, shared, arguments)
 
 

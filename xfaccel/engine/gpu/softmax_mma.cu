@@ -8,12 +8,17 @@
 // different banks.
 //
 // -DXF_WIDTH=32|64|128|256: d is at most that wide; blockIdx.y numbers stretches of e of VALUES columns;
-// -DXF_PAIRS_SAID=1 where there is a mask, a bias or labels of single pairs.
+// -DXF_PAIRS_SAID=1 where there is a mask, a bias or labels of single pairs; -DXF_RELATIVE=1 where there are
+// keys by distance. A warp makes the scores of its queries with all of these that its pairs need, and reads
+// them by key from shared memory, every row one place further on.
 #include "tiles.cuh"
 
 constexpr int THREADS = 128, WARP_ROWS = 16;
 constexpr int VALUES = XF_WIDTH < 256 ? XF_WIDTH : 128;  // columns of the output: registers hold the sums
-constexpr int KEYS = XF_WIDTH < 256 && !XF_PAIRS_SAID ? 64 : 32;  // in a tile: memory and registers suffice
+// in a tile: memory and registers suffice
+constexpr int KEYS = XF_WIDTH < 256 && !XF_PAIRS_SAID && !XF_RELATIVE ? 64 : 32;
+constexpr int APART = WARP_ROWS + KEYS;  // keys by distance that a warp needs, and one more
+constexpr int LINE = KEYS + 4;           // of scores in shared memory
 
 // where column `column` of a row lies: the lowest bits of the piece's number are mixed with the row's
 template <int WIDTH> DEVICE int place(int row, int column) {
@@ -44,7 +49,8 @@ DEVICE void load_rows(stored* to, i64 column, i64 width, bool whole, const store
 DEVICE bool is_whole(const stored* first, i64 row) { return u64(first) % 16 == 0 && row % 8 == 0; }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGUMENTS) {
-    extern __shared__ __align__(128) stored rows[];  // queries, two tiles of keys, two of values
+    // queries, two tiles of keys, two of values; queries and keys by distance, scores
+    extern __shared__ __align__(128) stored rows[];
     const i64 entry = blockIdx.x / slots;
     const i64* plane = planes + plane_of[entry];
     const i64 tile = plane[0] + (blockIdx.x - entry * slots);
@@ -57,6 +63,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
     stored* const queries = rows;
     stored* const keys = rows + QUERIES * XF_WIDTH;
     stored* const values = keys + 2 * KEYS * XF_WIDTH;
+#if XF_RELATIVE
+    stored* const apart_queries = values + 2 * KEYS * VALUES;
+    stored* const apart_keys = apart_queries + QUERIES * XF_WIDTH;
+    float* const scores = (float*)(apart_keys + (QUERIES + KEYS) * XF_WIDTH) + warp * WARP_ROWS * LINE;
+#endif
 
     const Order q_at{XF_ENTRY(q_order)}, k_at{XF_ENTRY(k_order)};
     const stored* q = XF_ENTRY(q);
@@ -72,6 +83,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
     };
 #if XF_PAIRS_SAID
     const Pairs pairs = XF_PAIRS;
+#endif
+#if XF_RELATIVE
+    const stored* const apart_q = XF_ENTRY(apart_q);
+    const Apart apart{XF_ENTRY(apart_k), apart_k_row, apart_nearest, apart_farthest};
+    const bool apart_whole = is_whole(apart.keys, apart_k_row);
 #endif
     // this lane has two rows of scores and sums: of lane / 4 and 8 further
     const int own_lane = warp * WARP_ROWS + lane / 4;
@@ -106,6 +122,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
                                  [&](int r) {
                                      return r < count ? q + q_at(first + r * step) * q_row : nullptr;
                                  });
+#if XF_RELATIVE
+    auto load_apart = [&] {
+        load_rows<QUERIES + KEYS, XF_WIDTH>(apart_keys, 0, d, apart_whole, apart.keys,
+                                            [&](int i) { return apart(i, next.here, first); });
+    };
+    load_rows<QUERIES, XF_WIDTH>(apart_queries, 0, d, is_whole(apart_q, apart_q_row), apart_q, [&](int i) {
+        return i < count ? apart_q + (first + i * step) * apart_q_row : nullptr;
+    });
+    if (more) load_apart();
+#endif
     if (more) load(0);
     copies_commit();
     for (int buffer = 0; more; buffer ^= 1) {
@@ -117,6 +143,42 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
         __syncthreads();
 
         float s[2][KEYS / 4] = {};
+#if XF_RELATIVE
+        {
+            float by_distance[2][APART / 4] = {};
+#pragma unroll
+            for (int c = 0; c < XF_WIDTH; c += 16) {
+                u32 a[4];
+                load_matrices(a, apart_queries
+                                 + place<XF_WIDTH>(warp * WARP_ROWS + lane % 16, c + lane / 16 * 8));
+#pragma unroll
+                for (int i = 0; i < APART / 16; ++i) {
+                    const int row = QUERIES - (warp + 1) * WARP_ROWS + i * 16;
+                    u32 b[4];
+                    load_matrices(b, apart_keys + place<XF_WIDTH>(row + lane % 8 + lane / 16 * 8,
+                                                                  c + lane / 8 % 2 * 8));
+                    multiply_add(by_distance, 2 * i, a, b[0], b[1], stored());
+                    multiply_add(by_distance, 2 * i + 1, a, b[2], b[3], stored());
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < APART / 4; ++j)
+#pragma unroll
+                for (int r = 0; r < 2; ++r) {
+                    const int row = lane / 4 + 8 * r, t = number(j) + row - (WARP_ROWS - 1);
+                    if (0 <= t && t < KEYS) scores[row * LINE + t] = by_distance[r][j];
+                }
+        }
+        __syncthreads();  // the keys by distance have been read, and a warp's scores have been written
+        if (more) {
+            load_apart();
+            copies_commit();
+        }
+#pragma unroll
+        for (int j = 0; j < KEYS / 4; ++j)
+#pragma unroll
+            for (int r = 0; r < 2; ++r) s[r][j] = scores[(lane / 4 + 8 * r) * LINE + number(j)];
+#endif
 #pragma unroll
         for (int c = 0; c < XF_WIDTH; c += 16) {
             u32 a[4];
