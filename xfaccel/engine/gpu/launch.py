@@ -20,6 +20,7 @@ Put = Callable[[np.ndarray], Array]
 STORED = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}  # in C++
 HALF = ("float16", "bfloat16")
 WIDTHS = 32, 64, 128, 256    # that kernels are specialised on
+FEATURES = *WIDTHS, 512      # likewise, of the scan
 _WARPS = 4                   # of the blocks with 128 threads
 _NONE = np.uint64(0), np.uint64(0), np.int64(0), np.int64(0)
 
@@ -115,24 +116,29 @@ def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None
 def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: int, put: Put,
          q: Operand | None = None, k: Operand | None = None, v: Operand | None = None,
          out: Operand | None = None, shift: int = 0, key_mask: Operand | None = None,
-         begin: Operand | None = None, end: Operand | None = None) -> Launch:
+         given: bool = False, exponent: Operand | None = None, begin: Operand | None = None,
+         end: Operand | None = None) -> Launch:
     """One pass over the token ranges (parts, 2) of every leading entry; the features are elu + 1.
 
     Keys are added up ("sum"), queries read the sums ("read"), or both in turn ("causal"), query t + shift
     reading those up to key t. `begin` and `end` are states (parts, d e + d), of float64 if `dtype` is, else
-    of float32; where all parts begin with one state, its row stride is 0.
+    of float32; where all parts begin with one state, its row stride is 0. If features are `given`, q and k
+    hold d of them, in the type of a state; `exponent` (1, m) multiplies those of each key by 2 to it, and a
+    state has one number more, the exponent that its sums are still to be multiplied by, -inf without keys.
 
-    Raises: ValueError if d is more than 256.
+    Raises: ValueError if d is more than FEATURES[-1].
     """
-    if d > WIDTHS[-1]:
-        raise ValueError(f"linear attention on the GPU needs keys of width up to {WIDTHS[-1]}, got {d}")
-    width, single = padded(d, "float32"), real(dtype) is np.float32
-    columns = 64 if single and width <= 128 else 32
+    width = next((each for each in FEATURES if d <= each), None)
+    if width is None:
+        raise ValueError(f"linear attention on the GPU needs up to {FEATURES[-1]} features, got {d}")
+    single = real(dtype) is np.float32
+    columns = 16 if width > 256 else 64 if single and width <= 128 else 32
     tokens, line, weights = (64, 36, 68) if single else (32, 18, 34)
-    shared = width * (columns + 1) + tokens * (columns + 2 * line + weights)
-    arguments = (*_rows(put, q, k, v, out, key_mask, begin, end), put(ranges),
+    shared = width * (columns + 1) + tokens * (columns + 2 * line + weights + 3 * given)
+    arguments = (*_rows(put, q, k, v, out, key_mask, exponent, begin, end), put(ranges),
                  *map(np.int64, (len(ranges), shift, d, e)))
-    macros = ("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_MODE", f"XF_{mode.upper()}")
+    macros = (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_MODE", f"XF_{mode.upper()}"),
+              ("XF_FEATURES", "XF_GIVEN" if given else "XF_ELU"))
     return Launch("scan.cu", macros, (entries * len(ranges), _stretches(e, columns)), 32 * _WARPS,
                   shared * real(dtype)().itemsize, arguments)
 
