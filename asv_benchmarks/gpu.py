@@ -26,7 +26,8 @@ SECONDS = {  # each stage may take, in the order in which they run
 TITLES = {
     "machine": "Machine", "ceilings": "Ceilings that were measured", "conformance": "Every case beside xfref",
     "repeats": "The same bits every time", "large": "More than 2^31 numbers",
-    "leaks": "Memory after many calls", "sanitizer": "compute-sanitizer", "benchmark": "Speed, in turns with torch"}
+    "leaks": "Memory after many calls", "sanitizer": "compute-sanitizer",
+    "benchmark": "Speed, in turns with torch"}
 
 
 def main() -> int:

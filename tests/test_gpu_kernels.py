@@ -511,8 +511,8 @@ def test_kernels_compile_without_spills(file, sm):
             assert not local, macros
 
 
-# products on matrix units; their factors from shared memory, four matrices at a time, some transposed; copies to
-# there by 16 bytes, past the registers; 2 to the x in one instruction
+# products on matrix units; their factors from shared memory, four matrices at a time, some transposed; copies
+# to there by 16 bytes, past the registers; 2 to the x in one instruction
 DUE = "HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS", "MUFU.EX2"
 
 

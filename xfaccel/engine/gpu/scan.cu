@@ -6,9 +6,9 @@
 // stay in shared memory; tokens pass by in chunks, their features in slices. A long sequence is cut into
 // parts: a first launch sums each up, and what these add up to is what the parts of the second begin with.
 //
-// -DXF_WIDTH=32|64|128|256|512: there are at most so many features, d; -DXF_MODE=XF_SUM|XF_READ|XF_CAUSAL: what
-// is done with the tokens of a part: keys are added to the sums, queries read the sums, or both in turn. A
-// state is d rows of e sums of values, then d sums of features; begin and end have a row for each part.
+// -DXF_WIDTH=32|64|128|256|512: there are at most so many features, d; -DXF_MODE=XF_SUM|XF_READ|XF_CAUSAL:
+// what is done with the tokens of a part: keys are added to the sums, queries read the sums, or both in turn.
+// A state is d rows of e sums of values, then d sums of features; begin and end have a row for each part.
 //
 // -DXF_FEATURES=XF_ELU: elu + 1 of q and k. XF_GIVEN: q and k are features already, of the type `real`, and
 // those of a key may be multiplied by 2 to an exponent of its own, where features of exponentials would

@@ -44,9 +44,10 @@ template <int KEYS> struct KeyTile {
 
     DEVICE i64 key(int t) const { return first + t * step; }
     DEVICE bool has(int t) const { return there >> t & 1; }
+    DEVICE bool all() const { return there == ~u64(0) >> (64 - KEYS); }
     // every lane sees every key
     DEVICE bool full() const {
-        return there == ~u64(0) >> (64 - KEYS) && lower <= 1 - QUERIES && upper >= KEYS - 1 && words < 0;
+        return all() && lower <= 1 - QUERIES && upper >= KEYS - 1 && words < 0;
     }
     // the lanes that see key t
     DEVICE u64 word(const i64* masks, int t) const {
