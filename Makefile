@@ -5,13 +5,14 @@ RUN := $(VENV)/bin/python
 PROOFS := $(wildcard tests/test_ptx*.py tests/test_gpu*.py)  # what `make proof` runs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help arena test proof proof-all coverage mutate fuzz lint bench-check bench peers golden check clean
+.PHONY: help arena test proof proof-all gpu coverage mutate fuzz lint bench-check bench peers golden check clean
 
 help:
 	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification"
 	@echo "make test    the test suite, then the part of it that also runs without compilation"
 	@echo "make proof   CUDA kernels in an interpreter of their PTX, every access checked; needs no GPU"
 	@echo "make proof-all   the same, and each form of each kernel compiled for every architecture"
+	@echo "make gpu     on a machine with a GPU: conformance, races, leaks and speed, into one report; installs nothing"
 	@echo "make coverage   lines and branches of the specification that no test reaches"
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make fuzz    SECONDS=600 READER=png: broken files for the readers of the Long Range Arena, default all"
@@ -49,6 +50,10 @@ proof: $(VENV)/.with-proof
 
 proof-all: export XFACCEL_PROOF := all
 proof-all: proof
+
+# with the Python that is there, which brings CuPy: on a machine with a GPU often nothing can be installed
+gpu:
+	@$(PYTHON) asv_benchmarks/gpu.py $(GPU)
 
 # the specification alone: a test that runs on both packages runs on xfref
 coverage: $(VENV)/.with-test

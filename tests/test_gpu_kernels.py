@@ -16,12 +16,13 @@ import numpy as np
 import ptx
 import pytest
 from compare import WIDER, assert_matches
-from ptx import blank, nvrtc
+from ptx import blank, nvrtc, sass
 
 import xfref
 from xfaccel import patterns
 from xfaccel.engine import tiles
 from xfaccel.engine.gpu import launch, loader
+from xfref.core import kernel_attention
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.REMEDY)
 
@@ -29,6 +30,7 @@ EVERYTHING = os.environ.get("XFACCEL_PROOF") == "all"  # make proof-all
 # at most, per thread
 REGISTERS = {"softmax.cu": 255, "softmax_mma.cu": 255, "gather.cu": 128, "scan.cu": 250}
 LEAD = (1, 2)
+LOG2_E = math.log2(math.e)
 FEW = dict(n=70, m=140)  # tokens where a longer sequence has nothing new
 
 
@@ -102,7 +104,7 @@ def compared(out, call, args, dtype, what="", **options):
 
 
 def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, bias=None, distance=None,
-            labels=None, order=None, into=None, scale=None):
+            relative=None, labels=None, order=None, into=None, scale=None):
     """What `xfaccel.engine.softmax.attend` does, on the GPU."""
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     n, d, e = q.shape[-2] if order is None else order[0].shape[-1], q.shape[-1], v.shape[-1]
@@ -116,6 +118,7 @@ def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, b
         key_mask=rows(None if key_mask is None else key_mask[..., None, :]),
         mask=rows(mask), bias=rows(bias),
         distance=None if distance is None else (rows(distance[0]), *distance[1:]),
+        relative=None if relative is None else (rows(relative[0]), rows(relative[1]), *relative[2:]),
         labels=None if labels is None else (rows(labels[0]), rows(labels[1]), labels[2]),
         order=None if order is None else tuple(rows(x[..., None, :]) for x in order),
         so_far=rows(lse[..., None]) if into else None))
@@ -202,12 +205,32 @@ def by_distance(rng, dtype):
             dict(causal=True, mask=seen, bias=bias))
 
 
+def keys_by_distance(rng, dtype, n=150, m=220, d=20, lead=LEAD, dilation=1):
+    """Queries and keys by distance, clipped at both ends, that all heads share; tiles may be dilated."""
+    (r, keys, _), nearest = operands(rng, dtype, n=n, m=60, d=d, lead=(1, 1), gap=(1, 4, 0)), m - n - 70
+    every = number(r) @ number(keys).mT
+    apart = np.clip(np.arange(m) - np.arange(n)[:, None] - nearest, 0, 59)
+    bias = d**-0.5 * np.take_along_axis(every, np.broadcast_to(apart, (1, 1, n, m)), axis=-1)
+    mask = xfref.patterns.window(n, m, left=200, right=0, dilation=dilation)
+    key_mask = rng.random(m) < 0.9
+    return (operands(rng, dtype, n=n, m=m, d=d, lead=lead), tiles.band(n, m, -200, 0, dilation),
+            dict(relative=(r, keys, nearest, 59), key_mask=key_mask),
+            dict(mask=mask, key_mask=key_mask, bias=bias))
+
+
+def keys_by_distance_and_labels(rng, dtype):
+    """Keys by distance beside what is said of single pairs."""
+    args, tile_list, own, theirs = keys_by_distance(rng, dtype, n=70, m=140, d=64, dilation=2)
+    bias = stored(rng.standard_normal((2, 70, 140)), dtype)
+    return args, tile_list, dict(own, bias=bias), dict(theirs, bias=theirs["bias"] + number(bias))
+
+
 CASES = {case.__name__: case for case in (full, causal, dilated_window, fewer_keys, bits, padding, pairs,
-                                         by_distance)}
+                                         by_distance, keys_by_distance, keys_by_distance_and_labels)}
 
 
-def check_softmax(case, dtype):
-    args, tile_list, own, theirs = CASES[case](np.random.default_rng(0), dtype)
+def check_softmax(case, dtype, **sizes):
+    args, tile_list, own, theirs = CASES[case](np.random.default_rng(0), dtype, **sizes)
     out = softmax(*args, tile_list, dtype, **own)
     bias = theirs.pop("bias", None)
     compared(out, lambda q, k, v: xfref.attention_lse(
@@ -313,7 +336,21 @@ def test_gather(dtype, count, e):
 # sums of features
 
 
-def scan(q, k, v, dtype, *, causal, key_mask=None, state=None, parts=3, final=None):
+def running(states, given):
+    """The sums over the states before each and over all of them."""
+    if not given:
+        return np.cumsum(states, axis=-2)
+    top = np.maximum.accumulate(states[..., -1:], axis=-2)
+    total = [states[..., 0, :]]
+    for part in range(1, states.shape[-2]):
+        finite = np.maximum(top[..., part, :], np.finfo(states.dtype).min)  # there may be no key so far
+        both = sum(x[..., :-1] * np.exp2(x[..., -1:] - finite) for x in (total[-1], states[..., part, :]))
+        total.append(np.concatenate([both, top[..., part, :]], axis=-1))
+    return np.stack(total, axis=-2)
+
+
+def scan(q, k, v, dtype, *, causal, key_mask=None, state=None, parts=3, final=None, given=False,
+         exponent=None):
     """What `xfaccel.engine.scan.attend` does, on the GPU: parts are summed, then all walked through again."""
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     (n, d), (m, e) = q.shape[-2:], v.shape[-2:]
@@ -323,12 +360,16 @@ def scan(q, k, v, dtype, *, causal, key_mask=None, state=None, parts=3, final=No
     out.written[:] = False
     edges = [0] * causal + np.linspace(before if causal else 0, m, parts + 1).astype(int).tolist()
     ranges = np.array(list(itertools.pairwise(edges)))
-    shared = dict(dtype=dtype, entries=math.prod(lead), d=d, e=e, put=loader.resident)
-    keys = dict(k=rows(k), v=rows(v), key_mask=rows(None if key_mask is None else key_mask[..., None, :]))
-    sums = blank((*lead, len(ranges), d * (e + 1)), launch.real(dtype))
+    shared = dict(dtype=dtype, entries=math.prod(lead), d=d, e=e, put=loader.resident, given=given)
+    keys = dict(k=rows(k), v=rows(v), key_mask=rows(None if key_mask is None else key_mask[..., None, :]),
+                exponent=rows(None if exponent is None else exponent[..., None, :]))
+    sums = blank((*lead, len(ranges), d * (e + 1) + given), launch.real(dtype))
     loader.run(launch.scan("sum", ranges, **keys, end=rows(sums), **shared))
-    first = np.zeros((*lead, 1, d * (e + 1)), sums.dtype) if state is None else state
-    total = np.cumsum(np.concatenate([first, read(sums)], axis=-2), axis=-2)
+    first = state
+    if state is None:
+        first = np.zeros((*lead, 1, sums.shape[-1]), sums.dtype)
+        first[..., d * (e + 1):] = -np.inf
+    total = running(np.concatenate([first, read(sums)], axis=-2), given)
     if causal:
         loader.run(launch.scan("causal", ranges[1:], q=rows(q), **keys, out=rows(out), shift=n - m, **shared,
                                begin=rows(total[..., 1:-1, :]), end=None if final is None else rows(final)))
@@ -365,6 +406,48 @@ def test_scan_of_fewer_keys_than_queries():
     check_scan(operands(np.random.default_rng(5), "float32", n=100, m=70), "float32", causal=True)
 
 
+def random_features(x, projection, kind):
+    """Factors and their common exponent, to the base 2, of the features of `xfref.performer`."""
+    x = x * x.dtype.type(x.shape[-1] ** -0.25)
+    along, half_square = x @ projection.mT, np.sum(x * x, axis=-1, keepdims=True) / 2
+    if kind == "relu":
+        return np.maximum(along, 0), None
+    if kind == "trigonometric":
+        factors = np.concatenate([np.cos(along), np.sin(along)], axis=-1)
+        return factors, half_square[..., 0] * LOG2_E
+    top = along.max(axis=-1, keepdims=True)
+    return np.exp(along - top), (top - half_square)[..., 0] * LOG2_E
+
+
+@pytest.mark.parametrize("dtype, kind, features, causal", [
+    ("float32", "positive", 40, True), ("float32", "trigonometric", 35, False), ("float64", "relu", 20, True),
+    ("bfloat16", "positive", 260, True)])
+def test_scan_of_given_features(dtype, kind, features, causal):
+    """Keys are of all lengths: exponents differ by hundreds, also within a chunk."""
+    rng, real = np.random.default_rng(13), launch.real(dtype)
+    n, m = (100, 170) if features < 256 else (40, 90)
+    q, k, v = operands(rng, dtype, n=n, m=m, d=8)
+    if kind != "trigonometric":  # whose features lose their digits then
+        lengths = rng.permuted(np.linspace(0, 20, m)).astype(real)
+        k = stored(number(k) * lengths[:, None], dtype)
+    projection = rng.standard_normal((features, 8)).astype(real)
+    key_mask = rng.random((1, 1, m)) < 0.7
+    garbage = stored(np.float32(np.nan), dtype)
+    v = np.where(key_mask[..., None], v, garbage)
+    q_features, _ = random_features(number(q), projection, kind)
+    k_features, exponent = random_features(number(k), projection, kind)
+    if exponent is not None and kind == "positive":
+        assert np.ptp(exponent) > 300
+    final = blank((1, 2, 1, q_features.shape[-1] * 37 + 1), real) if causal else None
+    out, total = scan(q_features, k_features, v, dtype, causal=causal, key_mask=key_mask, parts=2 - causal,
+                      given=True, exponent=exponent, final=final)
+    compared((read(out),), lambda q, k, v: (xfref.performer(
+        q, k, v, projection=projection.astype(q.dtype), features=kind, causal=causal, key_mask=key_mask),),
+        (q, k, v), dtype)
+    if causal:
+        np.testing.assert_allclose(read(final)[..., 0, :], total[..., -1, :], rtol=2e-5, atol=1e-5)
+
+
 def test_scan_goes_on_where_it_ended():
     """Two halves with the state handed on are as good as the whole; the state is the sum over all keys."""
     q, k, v = operands(np.random.default_rng(6), "float32", n=200, m=200)
@@ -386,13 +469,16 @@ def test_scan_goes_on_where_it_ended():
 
 def forms(file):
     """Every form of a kernel file that a launch may ask for."""
-    for dtype, stored, width in ((dtype, *each) for dtype, name in launch.STORED.items()
-                                 for each in itertools.product([name], launch.WIDTHS)):
-        own = ("XF_STORED", stored), ("XF_WIDTH", width)
+    widths = launch.FEATURES if file == "scan.cu" else launch.WIDTHS
+    for dtype, width in itertools.product(launch.STORED, widths):
+        own = ("XF_STORED", launch.STORED[dtype]), ("XF_WIDTH", width)
         if file == "scan.cu":
-            yield from ((*own, ("XF_MODE", f"XF_{mode}")) for mode in ("SUM", "READ", "CAUSAL"))
+            yield from ((*own, ("XF_MODE", f"XF_{mode}"), ("XF_FEATURES", f"XF_{features}"))
+                        for mode in ("SUM", "READ", "CAUSAL") for features in ("ELU", "GIVEN"))
         elif width == launch.padded(width, dtype) and (file != "softmax_mma.cu" or dtype in launch.HALF):
-            yield from [own] if file == "gather.cu" else ((*own, ("XF_PAIRS_SAID", said)) for said in (0, 1))
+            said = itertools.product((0, 1), (0, 1) if file == "softmax.cu" or width < 256 else (0,))
+            yield from [own] if file == "gather.cu" else (
+                (*own, ("XF_PAIRS_SAID", pairs), ("XF_RELATIVE", relative)) for pairs, relative in said)
 
 
 def compiled(file, macros, sm):
@@ -406,16 +492,30 @@ def test_kernels_compile_without_spills(file, sm):
     """Each form for each architecture, or a sample: all types, widths and architectures."""
     every, turn = list(forms(file)), nvrtc.ARCHITECTURES.index(sm)
     for macros in every if EVERYTHING else every[2 * turn::11]:
-        resources, = compiled(file, macros, sm).resources.values()
+        module = compiled(file, macros, sm)
+        resources, = module.resources.values()
         assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0), macros
         assert resources.registers <= REGISTERS[file], macros
+        if sass.disassembler():  # the test below says that it is missing
+            local = {name for name in sass.instructions(module.cubin) if name.startswith(("LDL", "STL"))}
+            assert not local, macros
 
 
-def test_the_matrix_units_do_the_products():
-    text = compiled("softmax_mma.cu", next(forms("softmax_mma.cu")), 80).ptx
-    for instruction in ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
-                        "ldmatrix.sync.aligned.m8n8.x4.trans", "cp.async.cg.shared.global"):
-        assert instruction in text
+# products on matrix units; their factors from shared memory, four matrices at a time, some transposed; copies
+# to there by 16 bytes, past the registers; 2 to the x in one instruction
+DUE = "HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS", "MUFU.EX2"
+
+
+@pytest.mark.skipif(sass.disassembler() is None, reason=sass.REMEDY)
+@pytest.mark.parametrize("sm", nvrtc.ARCHITECTURES)
+def test_the_matrix_units_do_the_products(sm):
+    for macros in forms("softmax_mma.cu") if EVERYTHING else [next(forms("softmax_mma.cu"))]:
+        module = compiled("softmax_mma.cu", macros, sm)
+        found = sass.instructions(module.cubin)
+        for due in DUE:
+            assert any(name.startswith(due) for name in found), (macros, due)
+        assert sum(number for name, number in found.items() if name.startswith("HMMA")) >= module.ptx.count(
+            "mma.sync"), macros
 
 
 # every barrier and every wait is needed
@@ -438,13 +538,34 @@ def scan_once(causal):
         np.testing.assert_allclose(read(final), total[..., -1:, :], rtol=1e-4, atol=1e-3)
 
 
+def given_once(causal):
+    """Keys with exponents, in two chunks."""
+    rng = np.random.default_rng(14)
+    q, k, v = operands(rng, "float32", n=70, m=70, d=40, e=4, lead=(1, 1))
+    q, k, exponent = np.abs(q), np.abs(k), rng.integers(-300, 300, (1, 1, 70)).astype(np.float32)
+    final = blank((1, 1, 1, 40 * 5 + 1), np.float32)
+    out, total = scan(q, k, v, "float32", causal=causal, parts=1, given=True, exponent=exponent, final=final)
+    compared((read(out),), lambda q, k, v: (kernel_attention(
+        q, k, v, k_exponent=exponent.astype(q.dtype) / LOG2_E, causal=causal),), (q, k, v), "float32")
+    if causal:
+        np.testing.assert_allclose(read(final), total[..., -1:, :], rtol=1e-5, atol=1e-5)
+
+
 ORDERED = {  # a form, and a call that launches it
     "softmax": ("softmax.cu", ("XF_WIDTH", 64), lambda: softmax_once("float32")),
     "matrix units": ("softmax_mma.cu", ("XF_WIDTH", 64), lambda: softmax_once("bfloat16")),
+    "keys by distance": ("softmax.cu", ("XF_RELATIVE", 1),
+                         lambda: check_softmax("keys_by_distance", "float32", n=20, m=140, lead=(1, 1))),
+    "keys by distance on matrix units": (
+        "softmax_mma.cu", ("XF_RELATIVE", 1),
+        lambda: check_softmax("keys_by_distance", "bfloat16", n=20, m=140, lead=(1, 1))),
     "sum": ("scan.cu", ("XF_MODE", "XF_SUM"), lambda: scan_once(False)),
     "read": ("scan.cu", ("XF_MODE", "XF_READ"), lambda: scan_once(False)),
     "causal": ("scan.cu", ("XF_MODE", "XF_CAUSAL"), lambda: scan_once(True)),
+    "causal with exponents": ("scan.cu", ("XF_MODE", "XF_CAUSAL"), lambda: given_once(True)),
 }
+if EVERYTHING:  # its barriers are among those of the last
+    ORDERED["sum with exponents"] = "scan.cu", ("XF_MODE", "XF_SUM"), lambda: given_once(False)
 
 
 @pytest.mark.parametrize("name", ORDERED)

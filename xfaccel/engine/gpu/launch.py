@@ -20,6 +20,7 @@ Put = Callable[[np.ndarray], Array]
 STORED = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}  # in C++
 HALF = ("float16", "bfloat16")
 WIDTHS = 32, 64, 128, 256    # that kernels are specialised on
+FEATURES = *WIDTHS, 512      # likewise, of the scan
 _WARPS = 4                   # of the blocks with 128 threads
 _NONE = np.uint64(0), np.uint64(0), np.int64(0), np.int64(0)
 
@@ -58,21 +59,26 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
             e: int, tile_list: TileList, plane_of: np.ndarray, scale: float, put: Put,
             key_mask: Operand | None = None, mask: Operand | None = None, bias: Operand | None = None,
             distance: tuple[Operand, int, int] | None = None,
+            relative: tuple[Operand, Operand, int, int] | None = None,
             labels: tuple[Operand, Operand, Array] | None = None,
             order: tuple[Operand, Operand] | None = None, so_far: Operand | None = None) -> Launch:
     """What `xfaccel.engine.cpu.softmax.run` does, for operands whose numbers are of the type called `dtype`.
 
-    The last axes of q, k, v and out have to be dense. For float16 and bfloat16 the lse is of float32; they
-    take the matrix units where d is at most 256. `order` has rows (1, n) and (1, m) of int64; `so_far` is the
-    lse of the results for other keys which `out` and `lse` already hold, and which these are joined with.
+    The last axes of q, k, v and out, and of the queries and keys by distance, have to be dense. For float16
+    and bfloat16 the lse is of float32; they take the matrix units where d is at most 256, or 128 with keys by
+    distance, with which the keys of a tile have to lie as far from one another as its queries do. `order` has
+    rows (1, n) and (1, m) of int64; `so_far` is the lse of the results for other keys which `out` and `lse`
+    already hold, and which these are joined with.
     """
-    matrix = dtype in HALF and d <= WIDTHS[-1]
+    matrix = dtype in HALF and d <= (128 if relative else WIDTHS[-1])
     pairs = any(x is not None for x in (mask, bias, distance, labels))
     if matrix:
         width = padded(max(d, min(e, 128)), dtype)
         stretch = min(width, 128)
-        keys = 32 if pairs or width == 256 else 64
+        keys = 32 if pairs or relative or width == 256 else 64
         shared, threads = 2 * (TILE * width + 2 * keys * (width + stretch)), 32 * _WARPS
+        if relative:
+            shared += 2 * (2 * TILE + keys) * width + 4 * TILE * (keys + 4)
     else:
         width = stretch = padded(e, dtype)
         # the registers of so many threads hold the sums
@@ -81,15 +87,18 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
     if so_far:  # lanes, and with several stretches blocks, would read what another one writes
         so_far = so_far._replace(array=so_far.array.copy())
     table, nearest, farthest = distance or (None, 0, 0)
+    apart_q, apart_k, *apart = relative or (None, None, 0, 0)
     q_labels, k_labels, limits = labels or (None, None, np.uint64(0))
     arguments = (
         *_rows(put, q, k, v, out, lse, key_mask, mask, bias, table), np.int64(nearest), np.int64(farthest),
+        *_rows(put, apart_q, apart_k), *map(np.int64, apart),
         *_rows(put, q_labels, k_labels), limits, np.int64(len(limits) if labels else 0),
         *_rows(put, *(order or (None, None)), so_far),
         put(tile_list.planes), put(plane_of), *(put(part) for part in tile_list[1:5]),
         *map(np.int64, (tile_list.slots, d, e)), real(dtype)(scale * math.log2(math.e)))
     return Launch("softmax_mma.cu" if matrix else "softmax.cu",
-                  (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_PAIRS_SAID", int(pairs))),
+                  (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_PAIRS_SAID", int(pairs)),
+                   ("XF_RELATIVE", int(relative is not None))),
                   grid, threads, shared, arguments)
 
 
@@ -107,24 +116,29 @@ def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None
 def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: int, put: Put,
          q: Operand | None = None, k: Operand | None = None, v: Operand | None = None,
          out: Operand | None = None, shift: int = 0, key_mask: Operand | None = None,
-         begin: Operand | None = None, end: Operand | None = None) -> Launch:
+         given: bool = False, exponent: Operand | None = None, begin: Operand | None = None,
+         end: Operand | None = None) -> Launch:
     """One pass over the token ranges (parts, 2) of every leading entry; the features are elu + 1.
 
     Keys are added up ("sum"), queries read the sums ("read"), or both in turn ("causal"), query t + shift
     reading those up to key t. `begin` and `end` are states (parts, d e + d), of float64 if `dtype` is, else
-    of float32; where all parts begin with one state, its row stride is 0.
+    of float32; where all parts begin with one state, its row stride is 0. If features are `given`, q and k
+    hold d of them, in the type of a state; `exponent` (1, m) multiplies those of each key by 2 to it, and a
+    state has one number more, the exponent that its sums are still to be multiplied by, -inf without keys.
 
-    Raises: ValueError if d is more than 256.
+    Raises: ValueError if d is more than FEATURES[-1].
     """
-    if d > WIDTHS[-1]:
-        raise ValueError(f"linear attention on the GPU needs keys of width up to {WIDTHS[-1]}, got {d}")
-    width, single = padded(d, "float32"), real(dtype) is np.float32
-    columns = 64 if single and width <= 128 else 32
+    width = next((each for each in FEATURES if d <= each), None)
+    if width is None:
+        raise ValueError(f"linear attention on the GPU needs up to {FEATURES[-1]} features, got {d}")
+    single = real(dtype) is np.float32
+    columns = 16 if width > 256 else 64 if single and width <= 128 else 32
     tokens, line, weights = (64, 36, 68) if single else (32, 18, 34)
-    shared = width * (columns + 1) + tokens * (columns + 2 * line + weights)
-    arguments = (*_rows(put, q, k, v, out, key_mask, begin, end), put(ranges),
+    shared = width * (columns + 1) + tokens * (columns + 2 * line + weights + 3 * given)
+    arguments = (*_rows(put, q, k, v, out, key_mask, exponent, begin, end), put(ranges),
                  *map(np.int64, (len(ranges), shift, d, e)))
-    macros = ("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_MODE", f"XF_{mode.upper()}")
+    macros = (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_MODE", f"XF_{mode.upper()}"),
+              ("XF_FEATURES", "XF_GIVEN" if given else "XF_ELU"))
     return Launch("scan.cu", macros, (entries * len(ranges), _stretches(e, columns)), 32 * _WARPS,
                   shared * real(dtype)().itemsize, arguments)
 

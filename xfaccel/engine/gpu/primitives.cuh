@@ -94,15 +94,15 @@ template <int PENDING> DEVICE void copies_wait() {
     asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory");
 }
 
-// four 8 x 8 matrices; lane l gives the row l % 8 of matrix l / 8. A transposed one is spread as if it were
-// stored by columns
-DEVICE void load_matrices(u32 (&to)[4], const void* row) {
+// four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8. A transposed one is spread as
+// if it were stored by columns
+DEVICE void load_matrices(u32 (&to)[4], u32 row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
 }
-DEVICE void load_transposed(u32 (&to)[4], const void* row) {
+DEVICE void load_transposed(u32 (&to)[4], u32 row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
 }
 
 // sums (16 x 8) += a (16 x 16) b (16 x 8); lane l holds the sums of the rows l / 4 and l / 4 + 8, columns 2

@@ -33,6 +33,30 @@ DEVICE void multiply_rows(const real* a, const real* b, int y, int x, real (&s)[
     }
 }
 
+// s[i][j] += row y + DOWN i of a times row LAST + (x + 16 j) - (y + DOWN i) of b: pairs that lie as far apart
+// share a row, of which a thread thus needs few
+template <int WIDTH, int LINE, int DOWN, int LAST, int ROWS, int COLUMNS>
+DEVICE void multiply_apart(const real* a, const real* b, int y, int x, real (&s)[ROWS][COLUMNS]) {
+    constexpr int RATIO = ACROSS / DOWN;
+#pragma unroll 1
+    for (int c = 0; c < WIDTH; c += VECTOR) {
+        Vector own[ROWS];
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) own[i] = *(const Vector*)(a + (y + DOWN * i) * LINE + c);
+#pragma unroll
+        for (int apart = 1 - ROWS; apart <= RATIO * (COLUMNS - 1); ++apart) {
+            const Vector row = *(const Vector*)(b + (LAST + x - y + DOWN * apart) * LINE + c);
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) {
+                const int i = RATIO * j - apart;
+                if (i < 0 || i >= ROWS) continue;
+#pragma unroll
+                for (int n = 0; n < VECTOR; ++n) s[i][j] += own[i].at[n] * row.at[n];
+            }
+        }
+    }
+}
+
 // sums[i] += row y + DOWN i of a, COUNT numbers, times the rows of b, 16 COLUMNS long
 template <int COUNT, int LINE, int DOWN, int ROWS, int COLUMNS>
 DEVICE void multiply_add_rows(const real* a, const real* b, int y, int x, real (&sums)[ROWS][COLUMNS]) {

@@ -1,5 +1,4 @@
-// The scan engine on the GPU: attention with the weights f(q) . f(k), f = elu + 1, as running sums over
-// chunks.
+// The scan engine on the GPU: attention with the weights f(q) . f(k) as running sums over chunks.
 //
 // Katharopoulos et al. 2020, arXiv:2006.16236 (running sums); Hua et al. 2022, arXiv:2202.10447 (chunks:
 // within a chunk the weights are computed as a matrix, so that all work is matrix products). A block takes a
@@ -7,41 +6,57 @@
 // stay in shared memory; tokens pass by in chunks, their features in slices. A long sequence is cut into
 // parts: a first launch sums each up, and what these add up to is what the parts of the second begin with.
 //
-// -DXF_WIDTH=32|64|128|256: d is at most that wide; -DXF_MODE=XF_SUM|XF_READ|XF_CAUSAL: what is done with the
-// tokens of a part: keys are added to the sums, queries read the sums, or both in turn. A state is d rows of
-// e sums of values, then d sums of features; begin and end have a row for each part.
+// -DXF_WIDTH=32|64|128|256|512: there are at most so many features, d; -DXF_MODE=XF_SUM|XF_READ|XF_CAUSAL:
+// what is done with the tokens of a part: keys are added to the sums, queries read the sums, or both in turn.
+// A state is d rows of e sums of values, then d sums of features; begin and end have a row for each part.
+//
+// -DXF_FEATURES=XF_ELU: elu + 1 of q and k. XF_GIVEN: q and k are features already, of the type `real`, and
+// those of a key may be multiplied by 2 to an exponent of its own, where features of exponentials would
+// overflow. The sums are divided by 2 to the largest exponent so far, which a state then holds at its end; a
+// query divides by the largest that it sees, so that no later key touches it.
 #include "products.cuh"
 #include "tiles.cuh"
 
 #define XF_SUM 0
 #define XF_READ 1
 #define XF_CAUSAL 2
+#define XF_ELU 0
+#define XF_GIVEN 1
 
 constexpr int THREADS = 128, DOWN = THREADS / ACROSS;
 constexpr int TOKENS = sizeof(real) == 4 ? 64 : 32;  // in a chunk
 constexpr int SLICE = sizeof(real) == 4 ? 32 : 16;   // features in shared memory
 constexpr int LINE = SLICE + VECTOR, WEIGHTS = TOKENS + VECTOR;
-constexpr int COLUMNS = sizeof(real) == 4 && XF_WIDTH <= 128 ? 64 : 32;
+constexpr int COLUMNS = XF_WIDTH > 256 ? 16 : sizeof(real) == 4 && XF_WIDTH <= 128 ? 64 : 32;
 constexpr int ROWS = TOKENS / DOWN, OUTPUTS = COLUMNS / ACROSS;
 static_assert(SLICE / DOWN == VECTOR, "a thread adds to the sums of one vector of features");
 
 DEVICE float exponential(float x) { return expf(x); }
 DEVICE double exponential(double x) { return exp(x); }
-DEVICE real feature(real x) { return x > 0 ? x + 1 : exponential(x); }
+#if XF_FEATURES == XF_ELU
+typedef stored source;
+DEVICE real feature(source x) { return widen(x) > 0 ? widen(x) + 1 : exponential(widen(x)); }
+#else
+typedef real source;
+DEVICE real feature(source x) { return x; }
+#endif
+// 2 to the x less the largest exponent, which is -infinity if there is none
+DEVICE real below(real x, real most) { return power(x - (most == minus_infinity() ? real(0) : most)); }
 
 // features `first` .. of the tokens; zeros beyond the width and for tokens that are null
 template <class Row> DEVICE void load_features(real* to, i64 first, i64 d, const Row& row) {
 #pragma unroll 4
     for (int i = threadIdx.x; i < TOKENS * SLICE; i += THREADS) {
         const int t = i / SLICE, f = i % SLICE;
-        const stored* x = row(t);
-        to[t * LINE + f] = x && first + f < d ? feature(widen(x[first + f])) : real(0);
+        const source* x = row(t);
+        to[t * LINE + f] = x && first + f < d ? feature(x[first + f]) : real(0);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
-        XF_ROWS(const stored, q), XF_ROWS(const stored, k), XF_ROWS(const stored, v), XF_ROWS(stored, out),
-        XF_ROWS(const unsigned char, key_mask), XF_ROWS(const real, begin), XF_ROWS(real, end),
+        XF_ROWS(const source, q), XF_ROWS(const source, k), XF_ROWS(const stored, v), XF_ROWS(stored, out),
+        XF_ROWS(const unsigned char, key_mask), XF_ROWS(const real, exponent), XF_ROWS(const real, begin),
+        XF_ROWS(real, end),
         const i64* const ranges, const i64 parts, const i64 shift, const i64 d, const i64 e) {
     extern __shared__ __align__(16) real memory[];
     real* const sums = memory;                            // (d, COLUMNS)
@@ -50,6 +65,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
     real* const k_slice = q_slice + TOKENS * LINE;
     real* const weights = k_slice + TOKENS * LINE;
     real* const norms = weights + TOKENS * WEIGHTS;       // (d), the sums of features
+#if XF_FEATURES == XF_GIVEN
+    real* const exponents = norms + XF_WIDTH;             // (TOKENS), of keys
+    real* const reached = exponents + TOKENS;             // (TOKENS), the largest up to each key
+    real* const lifts = reached + TOKENS;                 // (TOKENS), what features are multiplied by
+#endif
     const i64 entry = blockIdx.x / parts, part = blockIdx.x % parts, column = i64(blockIdx.y) * COLUMNS;
     const int y = threadIdx.x / ACROSS, x = threadIdx.x % ACROSS;
 
@@ -59,12 +79,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
         sums[i] = old && f < d && column + c < e ? old[f * e + column + c] : real(0);
     }
     for (int f = threadIdx.x; f < XF_WIDTH; f += THREADS) norms[f] = old && f < d ? old[d * e + f] : real(0);
+#if XF_FEATURES == XF_GIVEN && XF_MODE != XF_READ
+    real top = old ? old[d * e + d] : minus_infinity();  // the largest exponent so far
+#endif
 
     for (i64 first = ranges[2 * part]; first < ranges[2 * part + 1]; first += TOKENS) {
         const int count = int(min(ranges[2 * part + 1] - first, i64(TOKENS)));
 #if XF_MODE != XF_READ
         const unsigned char* const mask = XF_ENTRY(key_mask);
-        const stored* const k = XF_ENTRY(k) + first * k_row;
+        const source* const k = XF_ENTRY(k) + first * k_row;
         const stored* const v = XF_ENTRY(v) + first * v_row + column;
         const auto seen = [&](int t) { return t < count && (!mask || mask[(first + t) * key_mask_column]); };
         __syncthreads();  // the values before have been read
@@ -74,9 +97,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
             // a hidden key's value may be NaN, and 0 * NaN would not be 0
             values[i] = seen(t) && column + c < e ? widen(v[t * v_row + c]) : real(0);
         }
+#if XF_FEATURES == XF_GIVEN
+        const real* const exponent = XF_ENTRY(exponent);
+        for (int t = threadIdx.x; t < TOKENS; t += THREADS)
+            exponents[t] = !seen(t) ? minus_infinity()
+                           : exponent ? exponent[(first + t) * exponent_column] : real(0);
+        __syncthreads();  // exponents have been written
+        real most = top;
+        for (int t = 0; t < TOKENS; ++t) {
+            most = largest(most, exponents[t]);
+            if (threadIdx.x == t) reached[t] = most;
+        }
+        const real shrink = below(top, most);
+        for (int t = threadIdx.x; t < TOKENS; t += THREADS) lifts[t] = below(exponents[t], most);
+#else
+        constexpr real shrink = 1;
+#endif
 #endif
 #if XF_MODE != XF_SUM
-        const stored* const q = XF_ENTRY(q) + (first + shift) * q_row;
+        const source* const q = XF_ENTRY(q) + (first + shift) * q_row;
         real result[ROWS][OUTPUTS] = {}, total[ROWS] = {};  // of the total, this lane's share
 #endif
 #if XF_MODE == XF_CAUSAL
@@ -106,7 +145,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
             real added[VECTOR][OUTPUTS] = {}, norm[VECTOR] = {};
 #pragma unroll 4
             for (int t = 0; t < TOKENS; ++t) {
-                const Vector features = *(const Vector*)(k_slice + t * LINE + VECTOR * y);
+                Vector features = *(const Vector*)(k_slice + t * LINE + VECTOR * y);
+#if XF_FEATURES == XF_GIVEN
+#pragma unroll
+                for (int i = 0; i < VECTOR; ++i) features.at[i] *= lifts[t];
+#endif
 #pragma unroll
                 for (int i = 0; i < VECTOR; ++i) {
                     norm[i] += features.at[i];
@@ -119,21 +162,36 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
             for (int i = 0; i < VECTOR; ++i) {
                 const int f = f0 + VECTOR * y + i;
 #pragma unroll
-                for (int c = 0; c < OUTPUTS; ++c) sums[f * COLUMNS + column_of(OUTPUTS, x, c)] += added[i][c];
-                if (x == 0) norms[f] += norm[i];
+                for (int c = 0; c < OUTPUTS; ++c) {
+                    real& sum = sums[f * COLUMNS + column_of(OUTPUTS, x, c)];
+                    sum = sum * shrink + added[i][c];
+                }
+                if (x == 0) norms[f] = norms[f] * shrink + norm[i];
             }
 #endif
         }
 #if XF_MODE == XF_CAUSAL
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i)
+        for (int i = 0; i < ROWS; ++i) {
+            const int query = y + DOWN * i;
+#if XF_FEATURES == XF_GIVEN
+            const real before = below(top, reached[query]);
+            total[i] *= before;
+#pragma unroll
+            for (int c = 0; c < OUTPUTS; ++c) result[i][c] *= before;
+#endif
 #pragma unroll
             for (int j = 0; j < TOKENS / ACROSS; ++j) {
-                const int query = y + DOWN * i, key = x + ACROSS * j;
-                const real weight = key <= query ? s[i][j] : real(0);
+                const int key = x + ACROSS * j;
+                real weight = s[i][j];
+#if XF_FEATURES == XF_GIVEN
+                weight *= below(exponents[key], reached[query]);
+#endif
+                if (key > query) weight = 0;  // instead of what a later exponent makes of it
                 total[i] += weight;
                 weights[query * WEIGHTS + key] = weight;
             }
+        }
         __syncwarp();  // a row of weights is written and read by half a warp
         multiply_add_rows<TOKENS, WEIGHTS, DOWN>(weights, values, y, x, result);
 #endif
@@ -152,6 +210,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
             }
         }
 #endif
+#if XF_FEATURES == XF_GIVEN && XF_MODE != XF_READ
+        top = most;
+#endif
     }
 #if XF_MODE != XF_READ
     if (!end_first) return;
@@ -163,5 +224,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
     }
     if (blockIdx.y == 0)
         for (int f = threadIdx.x; f < d; f += THREADS) state[d * e + f] = norms[f];
+#if XF_FEATURES == XF_GIVEN
+    if (blockIdx.y == 0 && threadIdx.x == 0) state[d * e + d] = top;
+#endif
 #endif
 }

@@ -9,7 +9,8 @@
 //
 // -DXF_WIDTH=32|64|128|256: columns of the output that a block computes, blockIdx.y numbering such stretches
 // of e;
-// -DXF_PAIRS_SAID=1 where there is a mask, a bias or labels of single pairs.
+// -DXF_PAIRS_SAID=1 where there is a mask, a bias or labels of single pairs; -DXF_RELATIVE=1 where there are
+// keys by distance.
 #include "products.cuh"
 #include "tiles.cuh"
 
@@ -21,7 +22,8 @@ constexpr int WEIGHTS = KEYS + VECTOR;               // likewise, a row of weigh
 constexpr int PORTION = XF_WIDTH < 128 ? KEYS : 64 * KEYS / XF_WIDTH;  // rows of v in shared memory
 constexpr int ROWS = QUERIES / DOWN, COLUMNS = KEYS / ACROSS;         // of scores, per thread
 constexpr int OUTPUTS = XF_WIDTH / ACROSS;                            // columns of the output, per thread
-constexpr int SLICES = (QUERIES + KEYS) * LINE, VALUES = PORTION * XF_WIDTH;
+constexpr int APART = QUERIES + KEYS - 1;             // keys by distance that the pairs of a tile need
+constexpr int SLICES = (QUERIES + (XF_RELATIVE ? APART : KEYS)) * LINE, VALUES = PORTION * XF_WIDTH;
 
 // rows x[row], columns from `column` on, of a slice; zeros beyond the rows and the width
 template <int COUNT, class Row> DEVICE void load_slice(real* to, i64 column, i64 width, const Row& row) {
@@ -61,6 +63,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #if XF_PAIRS_SAID
     const Pairs pairs = XF_PAIRS;
 #endif
+#if XF_RELATIVE
+    const stored* const apart_q = XF_ENTRY(apart_q);
+    const Apart apart{XF_ENTRY(apart_k), apart_k_row, apart_nearest, apart_farthest};
+#endif
     real sums[ROWS][OUTPUTS] = {}, top[ROWS], total[ROWS] = {};
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) {
@@ -89,6 +95,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
             __syncthreads();
             multiply_rows<SLICE, LINE, DOWN>(slices, slices + QUERIES * LINE, y, x, s);
         }
+#if XF_RELATIVE
+        for (i64 c = 0; c < d; c += SLICE) {
+            __syncthreads();
+            load_slice<QUERIES>(slices, c, d, [&](int i) {
+                return i < count ? apart_q + (first + i * step) * apart_q_row : nullptr;
+            });
+            load_slice<APART>(slices + QUERIES * LINE, c, d,
+                              [&](int i) { return apart(i, walk.here, first); });
+            __syncthreads();
+            multiply_apart<SLICE, LINE, DOWN, QUERIES - 1>(slices, slices + QUERIES * LINE, y, x, s);
+        }
+#endif
 #pragma unroll
         for (int i = 0; i < ROWS; ++i)
 #pragma unroll

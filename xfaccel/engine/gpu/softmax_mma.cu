@@ -3,48 +3,25 @@
 //
 // Dao 2023, arXiv:2307.08691 (FlashAttention-2): a block of four warps takes one tile of 64 queries, each
 // warp 16 of them with all keys, so that no two warps exchange scores. While a tile of keys is computed, the
-// next is copied to the other half of a double buffer. A row in shared memory has the padded width, zeros
-// beyond d or e, and its pieces of 16 bytes are swapped from row to row so that eight rows are read from
-// different banks.
+// next is copied to the other half of a double buffer.
 //
 // -DXF_WIDTH=32|64|128|256: d is at most that wide; blockIdx.y numbers stretches of e of VALUES columns;
-// -DXF_PAIRS_SAID=1 where there is a mask, a bias or labels of single pairs.
+// -DXF_PAIRS_SAID=1 where there is a mask, a bias or labels of single pairs; -DXF_RELATIVE=1 where there are
+// keys by distance. A warp makes the scores of its queries with all of these that its pairs need, and reads
+// them by key from shared memory, every row one place further on.
+#include "swizzled.cuh"
 #include "tiles.cuh"
 
-constexpr int THREADS = 128, WARP_ROWS = 16;
+constexpr int WARP_ROWS = 16;
 constexpr int VALUES = XF_WIDTH < 256 ? XF_WIDTH : 128;  // columns of the output: registers hold the sums
-constexpr int KEYS = XF_WIDTH < 256 && !XF_PAIRS_SAID ? 64 : 32;  // in a tile: memory and registers suffice
-
-// where column `column` of a row lies: the lowest bits of the piece's number are mixed with the row's
-template <int WIDTH> DEVICE int place(int row, int column) {
-    const int piece = column / 8, mixed = WIDTH < 64 ? piece ^ (row / 2 & 3) : piece ^ (row & 7);
-    return row * WIDTH + 8 * mixed + column % 8;
-}
-
-// COUNT rows x(r), their WIDTH columns from `column` on, with zeros from `width` on and for rows that are
-// null; `whole` says that all rows begin at a multiple of 16 bytes, as `anchor` then does
-template <int COUNT, int WIDTH, class Row>
-DEVICE void load_rows(stored* to, i64 column, i64 width, bool whole, const stored* anchor, const Row& x) {
-#pragma unroll
-    for (int i = threadIdx.x; i < COUNT * WIDTH / 8; i += THREADS) {
-        const int r = i / (WIDTH / 8), c = i % (WIDTH / 8) * 8;
-        const stored* row = x(r);
-        const int number = row ? int(min(max(width - column - c, i64(0)), i64(8))) : 0;
-        const stored* from = number ? row + column + c : anchor;  // of which nothing is read
-        stored* target = to + place<WIDTH>(r, c);
-        if (whole) {
-            copy_async(target, from, number * sizeof(stored));
-        } else {
-#pragma unroll
-            for (int n = 0; n < 8; ++n) target[n] = n < number ? from[n] : stored{0};
-        }
-    }
-}
-
-DEVICE bool is_whole(const stored* first, i64 row) { return u64(first) % 16 == 0 && row % 8 == 0; }
+// in a tile: memory and registers suffice
+constexpr int KEYS = XF_WIDTH < 256 && !XF_PAIRS_SAID && !XF_RELATIVE ? 64 : 32;
+constexpr int APART = WARP_ROWS + KEYS;  // keys by distance that a warp needs, and one more
+constexpr int LINE = KEYS + 4;           // of scores in shared memory
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGUMENTS) {
-    extern __shared__ __align__(128) stored rows[];  // queries, two tiles of keys, two of values
+    // queries, two tiles of keys, two of values; queries and keys by distance, scores
+    extern __shared__ __align__(128) stored rows[];
     const i64 entry = blockIdx.x / slots;
     const i64* plane = planes + plane_of[entry];
     const i64 tile = plane[0] + (blockIdx.x - entry * slots);
@@ -57,12 +34,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
     stored* const queries = rows;
     stored* const keys = rows + QUERIES * XF_WIDTH;
     stored* const values = keys + 2 * KEYS * XF_WIDTH;
+#if XF_RELATIVE
+    stored* const apart_queries = values + 2 * KEYS * VALUES;
+    stored* const apart_keys = apart_queries + QUERIES * XF_WIDTH;
+    float* const scores = (float*)(apart_keys + (QUERIES + KEYS) * XF_WIDTH) + warp * WARP_ROWS * LINE;
+#endif
 
     const Order q_at{XF_ENTRY(q_order)}, k_at{XF_ENTRY(k_order)};
     const stored* q = XF_ENTRY(q);
     const stored* k = XF_ENTRY(k);
     const stored* v = XF_ENTRY(v);
     const bool k_whole = is_whole(k, k_row), v_whole = is_whole(v, v_row);
+    const bool in_line = k_whole && v_whole && !k_at.places;
     stored* const out = XF_ENTRY(out) + column;
     // results that are joined with those so far lie where their queries do
     const real* const known = XF_ENTRY(so_far);
@@ -72,6 +55,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
     };
 #if XF_PAIRS_SAID
     const Pairs pairs = XF_PAIRS;
+#endif
+#if XF_RELATIVE
+    const stored* const apart_q = XF_ENTRY(apart_q);
+    const Apart apart{XF_ENTRY(apart_k), apart_k_row, apart_nearest, apart_farthest};
+    const bool apart_whole = is_whole(apart.keys, apart_k_row);
+    const Factor<XF_WIDTH> apart_q_factor(apart_queries, warp * WARP_ROWS + lane % 16, lane / 16);
+    const Factor<XF_WIDTH> apart_k_factor(
+        apart_keys, QUERIES - (warp + 1) * WARP_ROWS + lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #endif
     // this lane has two rows of scores and sums: of lane / 4 and 8 further
     const int own_lane = warp * WARP_ROWS + lane / 4;
@@ -90,22 +81,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
             if (number(j) < columns) sums[r][j] = widen(row[number(j)]);
     }
 
+    const Factor<XF_WIDTH> q_factor(queries, warp * WARP_ROWS + lane % 16, lane / 16);
+    const Factor<XF_WIDTH> k_factor(keys, lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const Factor<VALUES> v_factor(values, lane % 16, lane / 16);
     Walk<KEYS> next(segments, offsets + tile, XF_ENTRY(key_mask), key_mask_column, count);
     auto load = [&](int buffer) {
+        stored* const to_keys = keys + buffer * KEYS * XF_WIDTH;
+        stored* const to_values = values + buffer * KEYS * VALUES;
+        if (in_line && next.here.all()) {
+            const i64 key = next.here.key(0), step = next.here.step;
+            copy_rows<KEYS, XF_WIDTH>(to_keys, 0, d, k + key * k_row, step * k_row);
+            copy_rows<KEYS, VALUES>(to_values, column, e, v + key * v_row, step * v_row);
+            return;
+        }
         const auto row = [&](const stored* x, i64 stride, int t) {
             // a hidden key's value may be NaN, and 0 * NaN would not be 0
             return next.here.has(t) ? x + k_at(next.here.key(t)) * stride : nullptr;
         };
-        load_rows<KEYS, XF_WIDTH>(keys + buffer * KEYS * XF_WIDTH, 0, d, k_whole, k,
-                                  [&](int t) { return row(k, k_row, t); });
-        load_rows<KEYS, VALUES>(values + buffer * KEYS * VALUES, column, e, v_whole, v,
-                                [&](int t) { return row(v, v_row, t); });
+        load_rows<KEYS, XF_WIDTH>(to_keys, 0, d, k_whole, k, [&](int t) { return row(k, k_row, t); });
+        load_rows<KEYS, VALUES>(to_values, column, e, v_whole, v, [&](int t) { return row(v, v_row, t); });
     };
     bool more = next.next();
     load_rows<QUERIES, XF_WIDTH>(queries, 0, d, is_whole(q, q_row), q,
                                  [&](int r) {
                                      return r < count ? q + q_at(first + r * step) * q_row : nullptr;
                                  });
+#if XF_RELATIVE
+    auto load_apart = [&] {
+        load_rows<QUERIES + KEYS, XF_WIDTH>(apart_keys, 0, d, apart_whole, apart.keys,
+                                            [&](int i) { return apart(i, next.here, first); });
+    };
+    load_rows<QUERIES, XF_WIDTH>(apart_queries, 0, d, is_whole(apart_q, apart_q_row), apart_q, [&](int i) {
+        return i < count ? apart_q + (first + i * step) * apart_q_row : nullptr;
+    });
+    if (more) load_apart();
+#endif
     if (more) load(0);
     copies_commit();
     for (int buffer = 0; more; buffer ^= 1) {
@@ -117,15 +127,47 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
         __syncthreads();
 
         float s[2][KEYS / 4] = {};
+#if XF_RELATIVE
+        {
+            float by_distance[2][APART / 4] = {};
+#pragma unroll
+            for (int c = 0; c < XF_WIDTH; c += 16) {
+                u32 a[4];
+                load_matrices(a, apart_q_factor.at(0, c));
+#pragma unroll
+                for (int i = 0; i < APART / 16; ++i) {
+                    u32 b[4];
+                    load_matrices(b, apart_k_factor.at(i * 16, c));
+                    multiply_add(by_distance, 2 * i, a, b[0], b[1], stored());
+                    multiply_add(by_distance, 2 * i + 1, a, b[2], b[3], stored());
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < APART / 4; ++j)
+#pragma unroll
+                for (int r = 0; r < 2; ++r) {
+                    const int row = lane / 4 + 8 * r, t = number(j) + row - (WARP_ROWS - 1);
+                    if (0 <= t && t < KEYS) scores[row * LINE + t] = by_distance[r][j];
+                }
+        }
+        __syncthreads();  // the keys by distance have been read, and a warp's scores have been written
+        if (more) {
+            load_apart();
+            copies_commit();
+        }
+#pragma unroll
+        for (int j = 0; j < KEYS / 4; ++j)
+#pragma unroll
+            for (int r = 0; r < 2; ++r) s[r][j] = scores[(lane / 4 + 8 * r) * LINE + number(j)];
+#endif
 #pragma unroll
         for (int c = 0; c < XF_WIDTH; c += 16) {
             u32 a[4];
-            load_matrices(a, queries + place<XF_WIDTH>(warp * WARP_ROWS + lane % 16, c + lane / 16 * 8));
+            load_matrices(a, q_factor.at(0, c));
 #pragma unroll
             for (int t = 0; t < KEYS / 16; ++t) {
                 u32 b[4];
-                load_matrices(b, keys + buffer * KEYS * XF_WIDTH
-                                 + place<XF_WIDTH>(t * 16 + lane % 8 + lane / 16 * 8, c + lane / 8 % 2 * 8));
+                load_matrices(b, k_factor.at(buffer * KEYS + t * 16, c));
                 multiply_add(s, 2 * t, a, b[0], b[1], stored());
                 multiply_add(s, 2 * t + 1, a, b[2], b[3], stored());
             }
@@ -151,8 +193,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             const float shrink = soften<4>(s[r], top[r], total[r]);
+            // after the first tiles, few have a larger score than all before
+            if (__any_sync(ALL_LANES, shrink != 1)) {
 #pragma unroll
-            for (int c = 0; c < VALUES / 4; ++c) sums[r][c] *= shrink;
+                for (int c = 0; c < VALUES / 4; ++c) sums[r][c] *= shrink;
+            }
         }
 #pragma unroll
         for (int t = 0; t < KEYS / 16; ++t) {
@@ -164,8 +209,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #pragma unroll
             for (int c = 0; c < VALUES / 16; ++c) {
                 u32 b[4];
-                load_transposed(b, values + buffer * KEYS * VALUES
-                                   + place<VALUES>(t * 16 + lane % 16, c * 16 + lane / 16 * 8));
+                load_transposed(b, v_factor.at(buffer * KEYS + t * 16, c * 16));
                 multiply_add(sums, 2 * c, a, b[0], b[1], stored());
                 multiply_add(sums, 2 * c + 1, a, b[2], b[3], stored());
             }

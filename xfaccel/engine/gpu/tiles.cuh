@@ -17,6 +17,8 @@ constexpr int QUERIES = 64;  // in a tile
     XF_ROWS(const stored, q), XF_ROWS(const stored, k), XF_ROWS(const stored, v), XF_ROWS(stored, out), \
     XF_ROWS(real, lse), XF_ROWS(const unsigned char, key_mask), XF_ROWS(const unsigned char, mask), \
     XF_ROWS(const stored, bias), XF_ROWS(const stored, table), const i64 nearest, const i64 farthest, \
+    XF_ROWS(const stored, apart_q), XF_ROWS(const stored, apart_k), const i64 apart_nearest, \
+    const i64 apart_farthest, \
     XF_ROWS(const i64, q_label), XF_ROWS(const i64, k_label), const i64* const limits, const i64 labels, \
     XF_ROWS(const i64, q_order), XF_ROWS(const i64, k_order), XF_ROWS(const real, so_far), \
     const i64* const planes, const i64* const plane_of, const i64* const tiles, const i64* const offsets, \
@@ -42,9 +44,10 @@ template <int KEYS> struct KeyTile {
 
     DEVICE i64 key(int t) const { return first + t * step; }
     DEVICE bool has(int t) const { return there >> t & 1; }
+    DEVICE bool all() const { return there == ~u64(0) >> (64 - KEYS); }
     // every lane sees every key
     DEVICE bool full() const {
-        return there == ~u64(0) >> (64 - KEYS) && lower <= 1 - QUERIES && upper >= KEYS - 1 && words < 0;
+        return all() && lower <= 1 - QUERIES && upper >= KEYS - 1 && words < 0;
     }
     // the lanes that see key t
     DEVICE u64 word(const i64* masks, int t) const {
@@ -99,6 +102,21 @@ template <int KEYS> struct Walk {
             bits |= u64(__ballot_sync(ALL_LANES, t < keys && mask[here.key(t) * column])) << half;
         }
         return bits;
+    }
+};
+
+// Keys by distance, of one leading entry: key 0 is that of key - query = nearest, the last is `farthest`, and
+// beyond them it is the same. All pairs of a tile that lie as far apart share one.
+struct Apart {
+    const stored* keys;
+    i64 row, nearest, farthest;
+
+    // that of all lanes l and keys t of a tile with t - l = apart - (QUERIES - 1); keys lie as far from one
+    // another as queries do
+    template <int KEYS>
+    DEVICE const stored* operator()(int apart, const KeyTile<KEYS>& tile, i64 query) const {
+        const i64 place = tile.first - query - nearest + (apart - (QUERIES - 1)) * tile.step;
+        return keys + min(max(place, i64(0)), farthest) * row;
     }
 };
 
