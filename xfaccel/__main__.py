@@ -87,6 +87,8 @@ def lra(arguments: Sequence[str]) -> int:
         setup = lra.prepare(tasks=options.tasks, names=options.variants, lengths=options.lengths,
                             full=options.full, profile=options.profile, held=held,
                             machine=_machine() | {"threads": limit})
+        if options.svg is not None and not any(task == lra_chart.TASK for task, *_ in setup.cells):
+            raise ValueError(f"--svg draws the task {lra_chart.TASK}, which --tasks leaves out")
         save = _saving(options.json, setup.report, "cells")
         save()
     return _measure(parser.prog, options, partial(lra.run, setup, limit=limit, save=save,

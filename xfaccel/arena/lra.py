@@ -35,6 +35,7 @@ LENGTHS = {  # of --full; the first two are what is measured without
     "pathx": (16384,),
 }
 MAX_BYTES = 1 << 24  # of a report to go on with
+LONGEST = 1 << 17  # two such texts are in the help topics of every Python
 AGAIN = 10  # cells after which the rest of a step is timed again: its best time counts
 SPAN_LENGTH = 1024  # the longest at which spans are read off: their time is that of values n wide
 MODELS = {  # the rows of the paper's tables, and what comes nearest to them
@@ -68,8 +69,11 @@ def prepare(*, tasks: Sequence[str] | None, names: Sequence[str], lengths: Seque
             profile: str, machine: dict, held: dict | None) -> Setup:
     """Lay out cells and report; go on with `held`, what `read` found in the file of an earlier run.
 
-    Raises: ValueError with one line if that was measured with another encoder or elsewhere.
+    Raises: ValueError with one line if that was measured with another encoder or elsewhere, and for lengths
+    of which there is no text.
     """
+    if lengths and lengths[-1] > LONGEST:
+        raise ValueError(f"--lengths {lengths[-1]}: at most {LONGEST}")
     exact = {variant.exact for variant in VARIANTS if variant.name in names}
     variants = [variant for variant in VARIANTS if variant.name in exact.union(names)]
     report = {"schema": 1, "complete": False, "machine": machine, "profile": profile, "dtype": "float32",
@@ -157,7 +161,7 @@ def build(task: str, n: int, profile: str) -> tuple[Step, str]:
     seen = []
 
     def identity(q: Array, k: Array, v: Array) -> Array:
-        seen[:] = q, k, v
+        seen.extend([] if seen else (q, k, v))
         return v
 
     def rest() -> float:

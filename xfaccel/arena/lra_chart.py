@@ -69,7 +69,7 @@ def _panel(axes, found: dict[str, published.Disc], words: str) -> None:
     axes.set_xscale("log")
     axes.scatter(x, y, s=_areas(found), c=COLOR, alpha=0.35, linewidths=0)
     axes.scatter(x, y, s=9, c=COLOR)  # the place of discs too small to see
-    axes.set_xlim(min(x, default=1) / 1.8, max(x, default=1) * 1.8)
+    axes.set_xlim(min(x, default=1) / 2, max(x, default=1) * 2.5)  # room for names
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")

@@ -56,8 +56,8 @@ def _section(report: dict, task: str, lengths: list[int], variants: list[Variant
     near = [min(published.LENGTHS, key=lambda printed, n=n: abs(printed - n)) for n in lengths]
     above, below = "", f"{'paper':>8}"
     if task == "text":
-        above = f"{'paper, n =':>{6 * len(near)}}{'vs':>7}"
-        below = "".join(f"{n:6}" for n in near)
+        above = f"{'paper, n =':>{max(5 * len(near), 11)}}{'vs':>7}"
+        below = "".join(f"{n:5}" for n in near).rjust(11)
     lines = [
         f"{task}: {sizes['layers']} block{'s' * (sizes['layers'] > 1)}, width {sizes['width']}, "
         f"{call['heads']} heads of {sizes['qkv'] // call['heads']}, feed-forward {sizes['hidden']}, pool "
@@ -100,12 +100,12 @@ def _printed(variant: Variant, task: str, near: list[int], doubts: set[str]) -> 
         accuracy = getattr(published.ACCURACY[model], task) if model else None
         return f"{'-' if model is None else 'FAIL' if accuracy != accuracy else accuracy:>8}"
     if model not in published.EFFICIENCY:
-        return f"{'-':>6}" * len(near) + f"{'-':>7}"
+        return (f"{'-':>5}" * len(near)).rjust(11) + f"{'-':>7}"
     words, steps = "", published.EFFICIENCY[model].steps
     for n in near:
         key = (2, model, f"steps at {n}")
         if key in published.DOUBTS:
             doubts.add(f"{model}, {key[2]}: {published.DOUBTS[key]}")
-        words += f"{steps[published.LENGTHS.index(n)]}{'?' * (key in published.DOUBTS)}".rjust(6)
+        words += f"{steps[published.LENGTHS.index(n)]}{'?' * (key in published.DOUBTS)}".rjust(5)
     place = published.LENGTHS.index(near[-1])
-    return words + f"{times(steps[place] / published.EFFICIENCY['Transformer'].steps[place]):>7}"
+    return words.rjust(11) + f"{times(steps[place] / published.EFFICIENCY['Transformer'].steps[place]):>7}"
