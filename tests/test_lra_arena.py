@@ -224,16 +224,20 @@ def test_the_table_says_what_stands_beside_it():
     rows = [line.split() for line in lines if line.startswith("synthesizer ")]
     # exact attention takes as long as the rest, all others a tenth of that: 2 / 1.1 times as fast, share 1/11
     assert rows[0][5:] == ["8.88", "4.44", "2.96", "2.22", "1.8x", "9%", "64.0", "1.00", "0.50", "8.7", "5.7",
-                           "6.6?", "1.9", "1.4x"]
+                           "6.6?", "1.9", "1.4x", "6.99"]
     assert rows[1][5:] == ["8.88", "1.8x", "9%", "64.0", "1.00", "0.50", "41.61"]
     assert rows[2][5:] == ["0.55", "1.8x", "9%", "64.0", "1.00", "-", "FAIL"]
     exact = next(line.split() for line in lines if line.startswith("attention "))
     assert exact[1:] == ["4.88", "2.44", "1.63", "1.22", "1.0x", "50%", "64.0", "1.00", "0.50", "8.1", "4.9",
-                         "2.3", "1.4", "1.0x"]
-    assert next(line for line in lines if line.startswith("shaw ")).endswith("-      -")
+                         "2.3", "1.4", "1.0x", "9.48"]
+    assert next(line for line in lines if line.startswith("shaw ")).endswith("-     -     -")
     doubts = next(line for line in lines if line.startswith("? "))
     assert "Synthesizer, steps at 3000: between 5.7 and 1.9" in doubts and "341 tokens" in "\n".join(lines)
     assert len([line for line in lines if line in ("both directions", "causal")]) == 6
+    setup = prepared(["text"], ["linformer"], [3072])
+    lines = lra_table.text(filled(setup), setup.cells).splitlines()
+    assert next(line for line in lines if line.startswith("linformer ")).endswith("        8.5  3.7x 0.99?")
+    assert "Linformer, gigabytes at 3000" in "\n".join(lines)
 
 
 def test_the_table_of_few_and_of_what_does_not_fit():

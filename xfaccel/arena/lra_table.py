@@ -19,8 +19,8 @@ NOTES = {
             "tokens, as a share of that of uniform attention, ({n}^2 - 1) / (3 * {n}) = {uniform:.0f} tokens "
             "at n = {n}; mean of the heads. Linformer's weights may be negative and count by their size",
     "paper": "for text training steps a second on 4 x 4 TPU v3 chips, batch of 32, and how many times those "
-             "of its Transformer at the largest n (Table 2); for other tasks accuracy in per cent (Table 1). "
-             "Its models were trained; nothing here is",
+             "of its Transformer, and GB a chip, at the largest n (Table 2); for other tasks accuracy in per "
+             "cent (Table 1). Its models were trained; nothing here is",
     "?": "a printed number in doubt: {doubts}",
 }
 
@@ -56,15 +56,15 @@ def _section(report: dict, task: str, lengths: list[int], variants: list[Variant
     near = [min(published.LENGTHS, key=lambda printed, n=n: abs(printed - n)) for n in lengths]
     above, below = "", f"{'paper':>8}"
     if task == "text":
-        above = f"{'paper, n =':>{max(5 * len(near), 11)}}{'vs':>7}"
-        below = "".join(f"{n:5}" for n in near).rjust(11)
+        above = f"{'paper, n =':>{max(5 * len(near), 11)}}{'vs':>6}{'GB':>6}"
+        below = "".join(f"{n:5}" for n in near).rjust(11) + f"{near[-1]:12}"
     lines = [
         f"{task}: {sizes['layers']} block{'s' * (sizes['layers'] > 1)}, width {sizes['width']}, "
         f"{call['heads']} heads of {sizes['qkv'] // call['heads']}, feed-forward {sizes['hidden']}, pool "
         f"{call['pool']}; {report['sources'][task]}",
-        f"{'':{len(head)}}{'steps/s, n =':>{6 * len(lengths)}}{'vs':>7}{'':7}{'MiB':>7}{'MiB':>7}{'':6}"
-        + above,
-        f"{head}{n_first}{'exact':>7}{'share':>7}{'step':>7}{'attn.':>7}{'span':>6}{below}",
+        f"{'':{len(head)}}{'steps/s, n =':>{6 * len(lengths)}}{'vs':>6}{'':6}{'MiB':>6}{'MiB':>6}"
+        + f"{'':5}{above}".rstrip(),
+        f"{head}{n_first}{'exact':>6}{'share':>6}{'step':>6}{'attn.':>6}{'span':>5}{below}",
     ]
     for title, exact in (("both directions", "attention"), ("causal", "attention-causal")):
         rows = [_line(report, variant, own[variant.name], own[exact], _printed(variant, task, near, doubts))
@@ -84,9 +84,9 @@ def _line(report: dict, variant: Variant, cells: list[dict], exact: list[dict], 
     vs = (None if reference["attention_seconds"] is None
           else lra.step_seconds(report, reference) / seconds)
     reach = [cell["span"] / uniform_span(cell["length"]) for cell in cells if cell["span"] is not None]
-    return (f"{head}{steps}{times(vs):>7}{last['attention_seconds'] / seconds:7.0%}"
-            f"{digits(last['peak_bytes'] / 2**20):>7}{digits(last['attention_bytes'] / 2**20):>7}"
-            f"{number(reach[-1] if reach else None, '{:.2f}'):>6}{printed}")
+    return (f"{head}{steps}{times(vs):>6}{last['attention_seconds'] / seconds:6.0%}"
+            f"{digits(last['peak_bytes'] / 2**20):>6}{digits(last['attention_bytes'] / 2**20):>6}"
+            f"{number(reach[-1] if reach else None, '{:.2f}'):>5}{printed}")
 
 
 def _rate(report: dict, cell: dict) -> str:
@@ -100,12 +100,18 @@ def _printed(variant: Variant, task: str, near: list[int], doubts: set[str]) -> 
         accuracy = getattr(published.ACCURACY[model], task) if model else None
         return f"{'-' if model is None else 'FAIL' if accuracy != accuracy else accuracy:>8}"
     if model not in published.EFFICIENCY:
-        return (f"{'-':>5}" * len(near)).rjust(11) + f"{'-':>7}"
-    words, steps = "", published.EFFICIENCY[model].steps
-    for n in near:
-        key = (2, model, f"steps at {n}")
-        if key in published.DOUBTS:
+        return (f"{'-':>5}" * len(near)).rjust(11) + f"{'-':>6}" * 2
+
+    def kept(column: str, n: int) -> str:
+        """The number as it is printed, marked if it is in doubt."""
+        key = (2, model, f"{column} at {n}")
+        doubtful = key in published.DOUBTS
+        if doubtful:
             doubts.add(f"{model}, {key[2]}: {published.DOUBTS[key]}")
-        words += f"{steps[published.LENGTHS.index(n)]}{'?' * (key in published.DOUBTS)}".rjust(5)
-    place = published.LENGTHS.index(near[-1])
-    return words.rjust(11) + f"{times(steps[place] / published.EFFICIENCY['Transformer'].steps[place]):>7}"
+        row = getattr(published.EFFICIENCY[model], column)
+        return f"{row[published.LENGTHS.index(n)]}{'?' * doubtful}"
+
+    last = published.LENGTHS.index(near[-1])
+    factor = published.EFFICIENCY[model].steps[last] / published.EFFICIENCY["Transformer"].steps[last]
+    return ("".join(kept("steps", n).rjust(5) for n in near).rjust(11) + f"{times(factor):>6}"
+            + kept("gigabytes", near[-1]).rjust(6))

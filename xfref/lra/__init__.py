@@ -1,4 +1,4 @@
-"""The tasks and the measure of Long Range Arena, in reading order.
+"""The tasks, the encoder and the measures of Long Range Arena, in reading order.
 
 "Long Range Arena: A Benchmark for Efficient Transformers", Tay et al., 2020, arXiv:2011.04006.
 
