@@ -91,8 +91,8 @@ def lra(arguments: Sequence[str]) -> int:
             raise ValueError(f"--svg draws the task {lra_chart.TASK}, which --tasks leaves out")
         save = _saving(options.json, setup.report, "cells")
         save()
-    return _measure(parser.prog, options, partial(lra.run, setup, limit=limit, save=save,
-                                                  repeats=options.repeats),
+    repeats = options.repeats or (None if options.full else lra.SAMPLE_CALLS)
+    return _measure(parser.prog, options, partial(lra.run, setup, limit=limit, save=save, repeats=repeats),
                     partial(lra_chart.svg, setup.report), partial(lra_table.text, setup.report, setup.cells))
 
 
@@ -217,17 +217,19 @@ def _lra_options(parser: argparse.ArgumentParser, names: list[str], lra: ModuleT
                         help="sizes of the encoder: the paper's, those of its released code (official), or "
                              "the small ones of the Nystromformer's authors (default paper)")
     _shared_options(parser, names, "draw speed, score and memory there, as Figure 3 (needs matplotlib)",
-                    "write the results there, again after each; what the file holds is not measured again")
+                    "write the results there, again after each; what the file holds is not measured again",
+                    f"{lra.SAMPLE_CALLS}; with --full enough for a steady time")
 
 
-def _shared_options(parser: argparse.ArgumentParser, names: list[str], svg: str, json: str) -> None:
+def _shared_options(parser: argparse.ArgumentParser, names: list[str], svg: str, json: str,
+                    repeats: str = "enough for a steady time, at least 3") -> None:
     parser.add_argument("--variants", type=_one_of("variant", names), metavar="A,B", default=names,
                         help="rows, beside the exact attention they are compared with (default all: "
                              f"{', '.join(names)})")
     parser.add_argument("--threads", type=_positive, metavar="N",
                         help="threads of xfaccel (default all available; NumPy's own are not limited)")
     parser.add_argument("--repeats", type=_positive, metavar="N",
-                        help="calls for each time (default: enough for a steady time, at least 3)")
+                        help=f"calls for each time (default: {repeats})")
     parser.add_argument("--json", metavar="PATH", help=json)
     parser.add_argument("--svg", metavar="PATH", help=svg)
 
