@@ -208,8 +208,8 @@ def _lra_options(parser: argparse.ArgumentParser, names: list[str], lra: ModuleT
     parser.add_argument("--tasks", type=_one_of("task", lra.LENGTHS), metavar="A,B",
                         help=f"of {', '.join(lra.LENGTHS)} (default text; with --full all)")
     parser.add_argument("--full", action="store_true",
-                        help="all lengths, up to 4096 and Path-X at 16384: an hour, unless --tasks or "
-                             "--variants say less; with --json it can be interrupted and run again")
+                        help="all tasks and lengths, up to Path-X at 16384: tens of minutes, unless --tasks "
+                             "or --variants say less; with --json it can be interrupted and run again")
     parser.add_argument("--lengths", type=_lengths, metavar="N,N",
                         help="of text, retrieval and listops, where pictures have their own (default "
                              "1024,2048)")

@@ -10,7 +10,7 @@ from xfref.lra import encoder, published, uniform_span
 NOTES = {
     "steps/s": "steps a second. A step is one sequence (retrieval: one pair) from ids to logits, forward: "
                "the attention of one block, timed and counted as often as the encoder has it, and the rest, "
-               "which is NumPy's and the same for every variant. Running all blocks takes up to a tenth longer",
+               "which is NumPy's and the same for every variant. Running all blocks takes up to a tenth more",
     "vs exact": "how many times as many steps as with exact attention, at the largest n; causal than causal",
     "share": "of the attention, in the time of a step at the largest n",
     "MiB": "2^20 bytes, at the peak of a step and of one call of the attention in it, at the largest n; both "
