@@ -226,4 +226,4 @@ def span(package: ModuleType, variant: Variant, qkv: tuple[Array, Array, Array])
         arguments = variant.linear(drawn(variant, (q, k, values)), values.shape[-1])
         return rows(package, variant, arguments, q, k, values)
 
-    return required_span_of(attend, v.shape[-2], dtype=v.dtype)
+    return required_span_of(attend, v.shape[-2], dtype=v.dtype, block=256)
