@@ -8,7 +8,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help arena test proof proof-all gpu coverage mutate fuzz lint bench-check bench peers golden check clean
 
 help:
-	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification"
+	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification; then"
+	@echo "             in whole encoders, beside the Long Range Arena's tables (LRA=--full: all of its tasks)"
 	@echo "make test    the test suite, then the part of it that also runs without compilation"
 	@echo "make proof   CUDA kernels in an interpreter of their PTX, every access checked; needs no GPU"
 	@echo "make proof-all   the same, and each form of each kernel compiled for every architecture"
@@ -38,6 +39,7 @@ $(VENV)/.with-%: pyproject.toml | $(VENV)/bin/python
 
 arena: $(VENV)/.with-arena
 	$(RUN) -m xfaccel arena $(ARENA)
+	$(RUN) -m xfaccel lra $(LRA)
 
 test: $(VENV)/.with-test
 	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto --dist worksteal -m unjitted

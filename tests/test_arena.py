@@ -192,7 +192,7 @@ def test_generated_listops(capsys):
     (["--file", "{folder}/latin"], "not UTF-8"),
     (["--file", "{folder}/short"], "there are 5"),
     (["--task", "listops", "--file", "{folder}/short"], "header"),
-    (["aren"], "arena, doctor"),
+    (["aren"], "arena, lra, doctor"),
     (["doctor", "--verbose"], "--verbose"),
 ])
 def test_bad_input_is_one_line_and_status_2(arguments, words, tmp_path, capsys):

@@ -675,7 +675,9 @@ REFERENCE = [  # of what the specification alone has
         ("multi_head", (SET, BIAS, WEIGHTS), {}, ValueError, ["context needs", "2 axes", "(4,)"]),
         ("multi_head", (SET, SET.astype(np.float32), WEIGHTS), {}, TypeError, ["context", "dtype of x"]),
         ("multi_head", (SET, SET, WEIGHTS | dict(wq=zeros(4, 8), bq=zeros(8))), {}, ValueError,
-         ["wq", "4, 4", "(4, 8)"]),
+         ["wk", "4, 8", "(4, 4)"]),
+        ("multi_head", (SET, SET, WEIGHTS | dict(wv=zeros(4, 8), bv=zeros(8))), {}, ValueError,
+         ["wo", "8, 4", "(4, 4)"]),
     ]),
     *(((f"{block}_weights", (np.random.default_rng(0), *sizes), {}), ValueError, [name, "at least 1", "0"])
       for block, sizes, name in [("mab", [0], "width"), ("multi_head", [0], "width"),

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,8 @@ def block(package, arrays, call):
         return xfref.feed_forward(*inputs, *weights.values())
     attend = functools.partial(getattr(package, ATTEND.get(name, "attention")),
                                **keywords(call.pop("attend", {}), arrays, "attend/"))
-    out = getattr(xfref, name)(*inputs, *weights.values(), attend=attend, **keywords(call, arrays))
+    function = operator.attrgetter(name)(xfref)
+    out = function(*inputs, *weights.values(), attend=attend, **keywords(call, arrays))
     return np.concatenate(out, axis=-2) if isinstance(out, tuple) else out
 
 

@@ -1,7 +1,8 @@
-"""The command line: `xfaccel arena` (also `xfaccel` alone) compares the variants, `xfaccel doctor` shows
-what xfaccel found on this machine."""
+"""The command line: `xfaccel arena` (also `xfaccel` alone) compares the variants, `xfaccel lra` whole
+encoders with them in it, and `xfaccel doctor` shows what xfaccel found on this machine."""
 
 import argparse
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -12,10 +13,11 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import llvmlite
@@ -53,33 +55,45 @@ def arena(arguments: Sequence[str]) -> int:
     from xfaccel.arena import chart, measure, table, variants  # here, as they import xfref
 
     parser = _parser("arena", "Compare what every attention costs beside exact attention, on the same "
-                              "tokens. The other command, xfaccel doctor, shows what was found here.")
+                              "tokens. The other commands: xfaccel lra compares whole encoders with them, "
+                              "xfaccel doctor shows what was found here.")
     _arena_options(parser, [variant.name for variant in variants.VARIANTS])
     options = parser.parse_args(arguments)
-    try:
-        limit = _thread_limit(options.threads)
-        _check_outputs([path for path in (options.json, options.svg) if path is not None])
-        if options.svg is not None and importlib.util.find_spec("matplotlib") is None:
-            raise ValueError("--svg needs matplotlib, which comes with the extra `arena` of xfaccel")
+    with _reporting(parser):
+        limit = _check(options)
         setup = measure.prepare(task=options.task, file=options.file, names=options.variants,
-                              lengths=options.lengths, heads=options.heads, width=options.width,
-                              machine=_machine() | {"threads": limit})
-        save = partial(_write_json, options.json, setup.report) if options.json is not None else _nothing
+                                lengths=options.lengths, heads=options.heads, width=options.width,
+                                machine=_machine() | {"threads": limit})
+        save = _saving(options.json, setup.report, "rows")
         save()
-    except (OSError, ValueError, MemoryError) as error:
-        parser.error(str(error) or "not enough memory")
-    try:
-        _interruptible(partial(measure.run, setup, limit=limit, repeats=options.repeats, save=save))
-        if options.svg is not None:
-            _write(options.svg, chart.svg(setup.report))
-    except (OSError, MemoryError) as error:
-        return _fail(parser.prog, str(error) or "not enough memory", 1)
-    except KeyboardInterrupt:
-        kept = "" if options.json is None else f", {options.json!r} keeps what was measured"
-        _interrupted(parser.prog, f"interrupted{kept}")
-    status = _show(parser.prog, table.text(setup.report))
-    wrong = [row["variant"] for row in setup.report["rows"] if not row["agrees"]]
+    status = _measure(parser.prog, options, partial(measure.run, setup, limit=limit, save=save,
+                                                    repeats=options.repeats),
+                      partial(chart.svg, setup.report), partial(table.text, setup.report))
+    wrong = [row["variant"] for row in setup.report["rows"] if row["agrees"] is False]
     return _fail(parser.prog, f"disagrees with xfref: {', '.join(wrong)}", 1) if wrong else status
+
+
+def lra(arguments: Sequence[str]) -> int:
+    """Time whole encoders with every variant in them; see `xfaccel.arena.lra`."""
+    from xfaccel.arena import lra, lra_chart, lra_table, variants  # here, as they import xfref
+
+    parser = _parser("lra", "What a whole encoder of the Long Range Arena costs with each attention in it, "
+                            "beside what the benchmark's paper printed.")
+    _lra_options(parser, [variant.name for variant in variants.VARIANTS], lra)
+    options = parser.parse_args(arguments)
+    with _reporting(parser):
+        limit = _check(options)
+        held = None if options.json is None else lra.read(options.json)
+        setup = lra.prepare(tasks=options.tasks, names=options.variants, lengths=options.lengths,
+                            full=options.full, profile=options.profile, held=held,
+                            machine=_machine() | {"threads": limit})
+        if options.svg is not None and not any(task == lra_chart.TASK for task, *_ in setup.cells):
+            raise ValueError(f"--svg draws the task {lra_chart.TASK}, which --tasks leaves out")
+        save = _saving(options.json, setup.report, "cells")
+        save()
+    repeats = options.repeats or (None if options.full else lra.SAMPLE_CALLS)
+    return _measure(parser.prog, options, partial(lra.run, setup, limit=limit, save=save, repeats=repeats),
+                    partial(lra_chart.svg, setup.report), partial(lra_table.text, setup.report, setup.cells))
 
 
 def doctor(arguments: Sequence[str]) -> int:
@@ -103,7 +117,7 @@ def doctor(arguments: Sequence[str]) -> int:
     return _show(parser.prog, "\n".join(f"{name:10}{fact}" for name, fact in facts.items()))
 
 
-COMMANDS = {"arena": arena, "doctor": doctor}
+COMMANDS = {"arena": arena, "lra": lra, "doctor": doctor}
 
 
 def _machine() -> dict:
@@ -129,32 +143,95 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _arena_options(parser: argparse.ArgumentParser, names: list[str]) -> None:
+@contextlib.contextmanager
+def _reporting(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Bad options and input end the command with one line."""
+    try:
+        yield
+    except (OSError, ValueError, MemoryError) as error:
+        parser.error(str(error) or "not enough memory")
+
+
+def _check(options: argparse.Namespace) -> int:
+    """The number of threads; raises ValueError if that or an output cannot be had."""
+    limit = _thread_limit(options.threads)
+    _check_outputs([path for path in (options.json, options.svg) if path is not None])
+    if options.svg is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--svg needs matplotlib, which comes with the extra `arena` of xfaccel")
+    return limit
+
+
+def _measure(program: str, options: argparse.Namespace, run: Callable[[], None], svg: Callable[[], bytes],
+             text: Callable[[], str]) -> int:
+    """Run, draw and print, and return the exit status."""
+    try:
+        _interruptible(run)
+        if options.svg is not None:
+            _write(options.svg, svg())
+    except (OSError, MemoryError) as error:
+        return _fail(program, str(error) or "not enough memory", 1)
+    except KeyboardInterrupt:
+        kept = "" if options.json is None else f", {options.json!r} keeps what was measured"
+        _interrupted(program, f"interrupted{kept}")
+    return _show(program, text())
+
+
+def _one_of(word: str, names: Iterable[str]) -> Callable[[str], list[str]]:
+    """The type of an option that lists some of these names."""
+    names = list(names)
+
     def chosen(words: str) -> list[str]:
         for name in words.split(","):
             if name not in names:
-                raise argparse.ArgumentTypeError(f"no variant {name[:40]!r}, there are {', '.join(names)}")
+                raise argparse.ArgumentTypeError(f"no {word} {name[:40]!r}, there are {', '.join(names)}")
         return words.split(",")
 
+    return chosen
+
+
+def _arena_options(parser: argparse.ArgumentParser, names: list[str]) -> None:
     parser.add_argument("--task", choices=("text", "listops"), default="text",
                         help="tokens: bytes of English text, or Long ListOps expressions (default text)")
     parser.add_argument("--file", metavar="PATH",
                         help="a text file (UTF-8), or for listops a TSV file of the benchmark; default: the "
                              "help topics of Python, or generated expressions")
-    parser.add_argument("--variants", type=chosen, metavar="A,B", default=names,
-                        help="rows, beside the exact attention they are compared with (default all: "
-                             f"{', '.join(names)})")
     parser.add_argument("--lengths", type=_lengths, metavar="N,N", default=[1024, 2048, 3072, 4096],
                         help="sequence lengths (default 1024,2048,3072,4096)")
     parser.add_argument("--heads", type=_positive, metavar="N", default=8, help="heads (default 8)")
     parser.add_argument("--width", type=_positive, metavar="N",
                         help="width of all heads together (default 64 for each head)")
+    _shared_options(parser, names, "draw speed against distance there (needs matplotlib)",
+                    "write the results there, again after each of them")
+
+
+def _lra_options(parser: argparse.ArgumentParser, names: list[str], lra: ModuleType) -> None:
+    parser.add_argument("--tasks", type=_one_of("task", lra.LENGTHS), metavar="A,B",
+                        help=f"of {', '.join(lra.LENGTHS)} (default text; with --full all)")
+    parser.add_argument("--full", action="store_true",
+                        help="all tasks and lengths, up to Path-X at 16384: tens of minutes, unless --tasks "
+                             "or --variants say less; with --json it can be interrupted and run again")
+    parser.add_argument("--lengths", type=_lengths, metavar="N,N",
+                        help="of text, retrieval and listops, where pictures have their own (default "
+                             "1024,2048)")
+    parser.add_argument("--profile", choices=list(lra.PROFILES), default="paper",
+                        help="sizes of the encoder: the paper's, those of its released code (official), or "
+                             "the small ones of the Nystromformer's authors (default paper)")
+    _shared_options(parser, names, "draw speed, score and memory there, as Figure 3 (needs matplotlib)",
+                    "write the results there, again after each; what the file holds is not measured again",
+                    f"{lra.SAMPLE_CALLS}; with --full enough for a steady time")
+
+
+def _shared_options(parser: argparse.ArgumentParser, names: list[str], svg: str, json: str,
+                    repeats: str = "enough for a steady time, at least 3") -> None:
+    parser.add_argument("--variants", type=_one_of("variant", names), metavar="A,B", default=names,
+                        help="rows, beside the exact attention they are compared with (default all: "
+                             f"{', '.join(names)})")
     parser.add_argument("--threads", type=_positive, metavar="N",
                         help="threads of xfaccel (default all available; NumPy's own are not limited)")
     parser.add_argument("--repeats", type=_positive, metavar="N",
-                        help="calls for each time (default: enough for a steady time, at least 3)")
-    parser.add_argument("--json", metavar="PATH", help="write the results there, again after each of them")
-    parser.add_argument("--svg", metavar="PATH", help="draw speed against distance there (needs matplotlib)")
+                        help=f"calls for each time (default: {repeats})")
+    parser.add_argument("--json", metavar="PATH", help=json)
+    parser.add_argument("--svg", metavar="PATH", help=svg)
 
 
 def _positive(word: str) -> int:
@@ -184,11 +261,14 @@ def _write(path: str, data: bytes) -> None:
             raise
 
 
-def _write_json(path: str, report: dict) -> None:
-    """The report as JSON; an error that is no number (a NaN in a result) becomes null."""
-    rows = [{key: value if not isinstance(value, float) or math.isfinite(value) else None
-             for key, value in row.items()} for row in report["rows"]]
-    _write(path, (json.dumps(report | {"rows": rows}, indent=1, allow_nan=False) + "\n").encode())
+def _saving(path: str | None, report: dict, rows: str) -> Callable[[], None]:
+    """What writes the report as JSON; an error that is no number (a NaN in a result) becomes null."""
+    def save() -> None:
+        if path is not None:
+            finite = [{key: value if not isinstance(value, float) or math.isfinite(value) else None
+                       for key, value in row.items()} for row in report[rows]]
+            _write(path, (json.dumps(report | {rows: finite}, indent=1, allow_nan=False) + "\n").encode())
+    return save
 
 
 def _thread_limit(asked: int | None) -> int:
@@ -208,10 +288,6 @@ def _check_outputs(paths: Iterable[str]) -> None:
             raise ValueError(f"cannot write {path!r}: it is no regular file")
         if not os.access(folder, os.W_OK):
             raise ValueError(f"cannot write {path!r}: the folder {folder!r} is not writable")
-
-
-def _nothing() -> None:
-    pass
 
 
 def _interruptible(work: Callable[[], None]) -> None:

@@ -68,22 +68,23 @@ def multi_head(x: Array, context: Array, weights: Mapping[str, Array], *, heads:
 
     head_h = attend(x wq_h, context wk_h, context wv_h);   out = [head_1, ..., head_H] wo
 
-    (...,n,w),(...,m,w) -> (...,n,w). `weights` holds wq, wk, wv, wo (w, w) and bq, bk, bv, bo (w). `attend`
-    is called with three arrays (..., heads, length, w / heads) and nothing else: bind its own parameters with
-    functools.partial; a key mask for a batch is (B, 1, m) there.
+    (...,n,w),(...,m,w) -> (...,n,w). `weights` holds wq and wk (w, heads d), wv (w, heads e), wo
+    (heads e, w), and biases bq, bk, bv, bo of the widths of their results; d = e = w / heads in the paper.
+    `attend` is called with three arrays (..., heads, length, d or e) and nothing else: bind its own
+    parameters with functools.partial; a key mask for a batch is (B, 1, m) there.
 
     Raises: TypeError or ValueError naming the argument or weight that does not fit.
     Cost: O((n + m) w^2) and the cost of `attend`.
     """
     check_array("x", x, least=2)
     check_array("context", context, least=2, dtype=x.dtype, like="x")
-    width = x.shape[-1]
-    if width % count("heads", heads):
-        raise ValueError(f"heads needs to divide the width {width}, got {heads}")
-    q, k, v = (_split(linear(rows, weights, f"w{name}", f"b{name}", width=width), heads)
-               for name, rows in (("q", x), ("k", context), ("v", context)))
-    joined = attend(q, k, v).swapaxes(-2, -3).reshape(*x.shape[:-1], width)
-    return linear(joined, weights, "wo", "bo", width=width)
+    count("heads", heads)
+    q = linear(x, weights, "wq", "bq")
+    k = linear(context, weights, "wk", "bk", width=q.shape[-1])
+    v = linear(context, weights, "wv", "bv")
+    heads_out = attend(*(_split(rows, heads) for rows in (q, k, v)))
+    joined = heads_out.swapaxes(-2, -3).reshape(*x.shape[:-1], v.shape[-1])
+    return linear(joined, weights, "wo", "bo", width=x.shape[-1])
 
 
 def encoder_block(x: Array, weights: Mapping[str, Array], *, heads: int,
@@ -187,6 +188,8 @@ def _check_streams(name: str, first: Array, second: Array) -> None:
 
 def _split(x: Array, heads: int) -> Array:
     """(...,n,w) -> (...,heads,n,w/heads)"""
+    if x.shape[-1] % heads:
+        raise ValueError(f"heads needs to divide the width {x.shape[-1]}, got {heads}")
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).swapaxes(-2, -3)
 
 

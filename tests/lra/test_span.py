@@ -1,9 +1,22 @@
 """Required attention span: closed forms, a double loop, and the features' form against the weights'."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from lawbook import close
 
-from xfref.lra import required_span, required_span_linear
+import xfaccel
+import xfref
+from xfaccel.arena import lra, measure
+from xfaccel.arena.variants import VARIANTS
+from xfref.lra import (
+    required_span,
+    required_span_linear,
+    required_span_of,
+    required_span_softmax,
+    uniform_span,
+)
 
 
 def by_a_double_loop(weights):
@@ -21,6 +34,12 @@ def test_closed_forms(n):
     assert required_span(np.eye(n)) == 0
     ones, uniform = np.ones((n, 1)), (n**2 - 1) / (3 * n)
     assert required_span(np.full((n, n), 1 / n)) == pytest.approx(uniform, rel=1e-12)
+    assert uniform_span(n) == uniform
+    zeros = np.zeros((n, 3))  # scores are alike
+    assert required_span_softmax(zeros, zeros) == pytest.approx(uniform, rel=1e-9)
+    assert required_span_softmax(zeros, zeros, causal=True) == pytest.approx((n - 1) / 4, rel=1e-9)
+    assert required_span_of(lambda v: v, n) == 0
+    assert required_span_of(lambda v: np.roll(v, 1, axis=0), n) == pytest.approx(2 * (n - 1) / n)
     assert required_span_linear(ones, ones) == pytest.approx(uniform, rel=1e-12)
     # the causal row i is uniform over distances 0 .. i: span i / 2, mean (n - 1) / 4
     causal = (n - 1) / 4
@@ -145,3 +164,103 @@ def test_inputs_are_not_written():
         array.flags.writeable = False
     required_span(weights)
     required_span_linear(q, k)
+
+
+ALONE = {"shaw", "memory_compressed"}  # whose results are more than weights times values: read off without
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_the_span_of_every_variant(variant, rng):
+    """From columns of the identity, beside a double loop over all weights at once."""
+    q, k, v = qkv = rng.standard_normal((3, 2, 70, 8), dtype=np.float32)
+
+    def result(values, change=lambda arguments, width: arguments):
+        arguments = change(measure.drawn(variant, (q, k, values)), values.shape[-1])
+        return lra.rows(xfref, variant, arguments, q, k, values)
+
+    weights = result(np.stack([np.eye(70, dtype=np.float32)] * 2), variant.linear)
+    if variant.name not in ALONE:
+        close(weights @ v, result(v), 1e-5)
+    assert (weights < -1e-6).any() == (variant.name == "linformer")
+    expected = [by_a_double_loop(np.abs(head)) for head in weights]
+    assert lra.span(xfref, variant, qkv) == pytest.approx(expected, rel=1e-5)
+    assert lra.span(xfaccel, variant, qkv) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (6, 6), (3, 8), (8, 3), (17, 17)])
+def test_softmax_against_a_double_loop(package, n, m, causal):
+    rng = np.random.default_rng(n + m)
+    q, k = 3 * rng.standard_normal((2, 1, n, 4)), 3 * rng.standard_normal((3, m, 4))
+    shown = rng.random(m) < 0.7
+    seen = (np.tri(n, m, m - n) if causal else 1) * shown
+    spans = required_span_softmax(q, k, causal=causal, attend=partial(package.attention_lse, key_mask=shown))
+    assert spans.shape == (2, 3) and spans.dtype == np.float64
+    for a, b in np.ndindex(2, 3):
+        expected = by_a_double_loop(np.exp(q[a, 0] @ k[b].T / 2) * seen)
+        assert spans[a, b] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.pattern is not None], ids=lambda v: v.name)
+def test_a_pattern_s_span_by_softmax_is_that_of_the_variant(variant, rng):
+    q, k, v = qkv = rng.standard_normal((3, 2, 70, 8))
+    arguments = measure.drawn(variant, qkv)
+    expected = lra.span(xfref, variant, qkv)
+    for head in range(2):
+        mask = variant.pattern(70, head, **arguments)
+        fast = required_span_softmax(q[head], k[head], attend=partial(xfaccel.attention_lse, mask=mask))
+        assert fast == pytest.approx(expected[head], rel=1e-6)
+
+
+def test_softmax_at_length_16384():
+    """A window in float32, nearly uniform: 128 * 129 / 257; the weights of all pairs would take a GB."""
+    q, k = np.random.default_rng(0).standard_normal((2, 2**14, 8), dtype=np.float32) / 8
+    near = xfaccel.patterns.window(2**14, left=128, right=128)
+    found = required_span_softmax(q, k, attend=partial(xfaccel.attention_lse, mask=near))
+    assert found == pytest.approx(128 * 129 / 257, rel=5e-3)
+
+
+def test_kernel_attention_by_columns_and_by_sums_is_the_same(rng):
+    q, k = rng.standard_normal((2, 2, 40, 4))
+    elu = lambda x: np.where(x > 0, x + 1, np.exp(x))
+    for causal in (False, True):
+        by_columns = required_span_of(partial(xfref.linear_transformer, q, k, causal=causal), 40, block=7)
+        assert by_columns == pytest.approx(required_span_linear(elu(q), elu(k), causal), rel=1e-10)
+
+
+def test_queries_that_do_not_count(rng):
+    """Padded rows, or that of a CLS token in front: as if they were not there."""
+    q, k = rng.standard_normal((2, 3, 9, 4))
+    weights = np.exp(q @ k.swapaxes(-1, -2) / 2)
+    cls, padded = np.arange(9) > 0, np.arange(9) < [[6], [9], [0]]
+    softmax = partial(required_span_softmax, q, k)
+    columns = partial(required_span_of, partial(xfref.attention, q, k), 9)
+    features = rng.random((2, 3, 9, 4))
+    linear, products = partial(required_span_linear, *features), features[0] @ features[1].swapaxes(-1, -2)
+    for span, rows in ((partial(required_span, weights), weights), (softmax, weights), (columns, weights),
+                       (linear, products)):
+        without_cls = [by_a_double_loop(head[1:]) for head in rows]  # the last row stays on the last key
+        assert span(query_mask=cls) == pytest.approx(without_cls, rel=1e-9)
+        expected = [by_a_double_loop(np.where(padded[head][:, None], rows[head], 0)) for head in range(3)]
+        assert span(query_mask=padded) == pytest.approx(expected, rel=1e-9)
+        with pytest.raises(TypeError, match="query_mask needs a boolean array"):
+            span(query_mask=np.ones(9))
+        with pytest.raises(ValueError, match="query_mask"):
+            span(query_mask=np.ones(8, bool))
+
+
+def test_wrong_arguments_of_the_forms_without_weights():
+    ones = np.ones((4, 2))
+    with pytest.raises(ValueError, match="q must have at least two axes"):
+        required_span_softmax(np.ones(4), ones)
+    with pytest.raises(TypeError, match="k must hold real numbers"):
+        required_span_softmax(ones, ones + 0j)
+    with pytest.raises(ValueError, match="m needs to be at least 1, got 0"):
+        required_span_of(lambda v: v, 0)
+    with pytest.raises(ValueError, match="block needs to be at least 1, got 0"):
+        required_span_of(lambda v: v, 4, block=0)
+    with pytest.raises(ValueError, match="the result must have at least two axes"):
+        required_span_of(lambda v: v[0], 4)
+    nan = np.array([[np.nan, 1.0], [0.0, 1.0]])
+    assert np.isnan(required_span_of(lambda v: nan @ v, 2))
+    assert np.isnan(required_span_softmax(nan, np.ones((2, 2))))

@@ -1,6 +1,7 @@
 """The chart of the arena: speed against distance to exact attention (LRA, Figure 3)."""
 
 import io
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -13,11 +14,16 @@ COLOR, CAUSAL_COLOR = "#1f6fb2", "#c2571a"
 
 def svg(report: dict) -> bytes:
     """`draw` as a file; the same report gives the same bytes."""
+    return saved(lambda: draw(report))
+
+
+def saved(drawing: Callable) -> bytes:
+    """The figure that `drawing` makes, as SVG without a date or a number of its own."""
     from matplotlib import rc_context
 
     image = io.BytesIO()
     with rc_context({"svg.hashsalt": "xfaccel"}):
-        draw(report).savefig(image, format="svg", metadata={"Date": None})
+        drawing().savefig(image, format="svg", metadata={"Date": None})
     return image.getvalue()
 
 
@@ -58,11 +64,11 @@ def draw(report: dict) -> "matplotlib.figure.Figure":  # noqa: F821, imported wh
                             f"{given['dtype']}", fontsize=8, color="0.4")
     figure.text(0.98, 0.945, "both directions", color=COLOR, ha="right")
     figure.text(0.98, 0.905, "causal", color=CAUSAL_COLOR, ha="right")
-    _label(axes, list(zip(x, y, strict=True)), areas, [row["variant"] for row in rows], colors)
+    label(axes, list(zip(x, y, strict=True)), areas, [row["variant"] for row in rows], colors)
     return figure
 
 
-def _label(axes, points, areas, names, colors) -> None:
+def label(axes, points, areas, names, colors) -> None:
     """Write each name beside its disc, at the nearest place where it covers no disc and no other name."""
     from matplotlib.transforms import Bbox
 

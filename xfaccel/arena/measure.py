@@ -248,7 +248,7 @@ def distance(out: Array, exact: Array) -> float:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str], object]]:
+def progress(total: int, title: str = "xfaccel arena") -> Iterator[Callable[[str], object]]:
     """A bar on stderr if that is a terminal and tqdm is installed; gives the function that advances it by the
     result of a row."""
     try:
@@ -256,7 +256,7 @@ def progress(total: int) -> Iterator[Callable[[str], object]]:
     except ImportError:
         yield lambda name: None
         return
-    with tqdm(total=total, desc="xfaccel arena", unit="result", leave=False, disable=None) as bar:
+    with tqdm(total=total, desc=title, unit="result", leave=False, disable=None) as bar:
 
         def advance(name: str) -> None:
             bar.set_postfix_str(name, refresh=False)

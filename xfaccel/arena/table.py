@@ -62,12 +62,12 @@ def _line(row: dict, lengths: list[int]) -> str:
     head = f"{row['function']:23} {row['parameters']:21} {row['cost']:7}"
     if not row["agrees"]:
         return f"{head}  DISAGREES with xfref, error {row['error']:.1e}: not timed"
-    times = "".join(f"{digits(1e3 * row['seconds'][str(n)]):>6}" for n in lengths)
-    growth = _number(row["growth"], "{:.2f}")
-    away = "exact" if row["variant"] == row["exact"] else _number(row["distance"], "{:.3f}")
-    return (f"{head}{growth:>7}{times}{_times(row['vs_exact']):>7}{_first(row['faster_from'], lengths):>7}"
+    each = "".join(f"{digits(1e3 * row['seconds'][str(n)]):>6}" for n in lengths)
+    growth = number(row["growth"], "{:.2f}")
+    away = "exact" if row["variant"] == row["exact"] else number(row["distance"], "{:.3f}")
+    return (f"{head}{growth:>7}{each}{times(row['vs_exact']):>7}{_first(row['faster_from'], lengths):>7}"
             f"{digits(row['extra_bytes'] / 2**20):>6}{row['error']:6.0e}{away:>7}"
-            f"{_times(row['vs_xfref']):>7}{_times(row['vs_scipy']):>6}")
+            f"{times(row['vs_xfref']):>7}{times(row['vs_scipy']):>6}")
 
 
 def machine(found: dict) -> str:
@@ -78,11 +78,11 @@ def digits(x: float) -> str:
     return f"{x:.2f}" if x < 10 else f"{x:.1f}" if x < 100 else f"{x:.0f}"
 
 
-def _number(x: float | None, form: str) -> str:
+def number(x: float | None, form: str) -> str:
     return "-" if x is None else form.format(x)
 
 
-def _times(x: float | None) -> str:
+def times(x: float | None) -> str:
     return "-" if x is None else f"{x:.2f}x" if x < 0.995 else f"{x:.1f}x" if x < 99.95 else f"{x:.0f}x"
 
 

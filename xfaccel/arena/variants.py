@@ -43,6 +43,8 @@ class Variant(NamedTuple):
     # of n, the head and the arguments of the function: who sees whom, where a mask says all
     pattern: Callable[..., Pattern] | None = None
     exact: str = "attention"  # the row that it is compared with
+    # of the arguments and a width of values: those with which the result is weights times values
+    linear: Callable[[dict, int], dict] = lambda arguments, width: arguments
 
     @property
     def exponent(self) -> float:
@@ -213,7 +215,8 @@ _BOTH_DIRECTIONS = (  # the exact row first: the others are compared with its re
     Variant("axial", "axial", "rows of 4 sqrt(n)", "n^1.5 d",
             lambda q, k, v, rng: dict(shape=_grid(q.shape[-2], 4), axis=1),
             pattern=lambda n, head, *, shape, axis: patterns.same_block(n, shape[axis])),
-    Variant("shaw", "shaw", "clipped at 16", "n^2 d", _tables),
+    Variant("shaw", "shaw", "clipped at 16", "n^2 d", _tables,
+            linear=lambda arguments, width: arguments | dict(value_table=None)),
     Variant("reformer", "reformer", f"{ROUNDS} rounds, chunk {CHUNK}", "n b d", _rotations, decide=_hashed,
             call=lambda function, q, k, v, **arguments: function(q, v, **arguments)),
     Variant("routing", "routing", "sqrt(n) clusters", "n^1.5 d", _centroids, decide=_clustered),
@@ -223,7 +226,10 @@ _BOTH_DIRECTIONS = (  # the exact row first: the others are compared with its re
     Variant("linformer", "linformer", "256 slots", "n r d", _slots),
     Variant("synthesizer", "synthesizer", "random logits, rank 8", "n^2 d", _random_logits,
             call=lambda function, q, k, v, **arguments: function(v, **arguments)),
-    Variant("memory_compressed", "memory_compressed", "stride 3", "n^2 d", _kernels),
+    # the weight of a slot is shared alike by the three positions that it is made of
+    Variant("memory_compressed", "memory_compressed", "stride 3", "n^2 d", _kernels,
+            linear=lambda arguments, width: arguments | dict(
+                value_kernel=np.broadcast_to(np.eye(width) / 3, (3, width, width)))),
     Variant("linear_transformer", "linear_transformer", "", "n d^2"),
     Variant("performer", "performer", "256 features", "n r d", _random_features),
 )

@@ -1,4 +1,4 @@
-"""The tasks and the measure of Long Range Arena, in reading order.
+"""The tasks, the encoder and the measures of Long Range Arena, in reading order.
 
 "Long Range Arena: A Benchmark for Efficient Transformers", Tay et al., 2020, arXiv:2011.04006.
 
@@ -9,12 +9,23 @@ pixels                  an image as a sequence of grey levels (section 2.2.4)
 pathfinder              two dots on one dashed path or on two, up to Path-X (sections 2.2.5 and 2.2.6)
 streams                 text8, enwik8 and other long files of which the next byte is predicted
 baselines               what is reached on each task without learning anything long
+encoder                 the encoder around any attention, and its sizes (section 3.2 and appendix A)
 required_span           how far an attention reaches, from its weights (section 2.3)
-required_span_linear    the same for kernel attention, without the weights
+required_span_softmax   the same for softmax attention, without the weights
+required_span_linear    for kernel attention
+required_span_of        for any attention that is linear in its values
+uniform_span            the span of uniform attention, to read the others by
+published               the numbers that the paper prints (tables 1 and 2, figures 2 and 3)
 """
 
-from . import baselines, listops, pathfinder, pixels, retrieval, streams, text
-from .span import required_span, required_span_linear
+from . import baselines, encoder, listops, pathfinder, pixels, published, retrieval, streams, text
+from .span import (
+    required_span,
+    required_span_linear,
+    required_span_of,
+    required_span_softmax,
+    uniform_span,
+)
 
 __all__ = [
     "listops",
@@ -24,6 +35,11 @@ __all__ = [
     "pathfinder",
     "streams",
     "baselines",
+    "encoder",
     "required_span",
+    "required_span_softmax",
     "required_span_linear",
+    "required_span_of",
+    "uniform_span",
+    "published",
 ]
