@@ -155,7 +155,8 @@ def main() -> int:
         slower = [row for row in measured(suspects, base, head) if row.slower] if suspects else []
     if suspects:
         print(f"\nmeasured again: {len(slower)} of {len(suspects)} are slower by {RATIO} and 0.2 ms")
-        show(slower)
+        if slower:
+            show(slower)
     return bool(slower)
 
 
