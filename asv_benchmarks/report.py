@@ -10,10 +10,12 @@ page. `page/report.css` mends what asv's own style does not foresee: narrow wind
 import argparse
 import functools
 import http.server
+import json
 import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -33,6 +35,13 @@ FILES = {
     "bootstrap.css": "bootstrap/dist/css/bootstrap.min.css",
 }
 LINK = re.compile(r'(?P<name>src|href)="https://[^"]*/(?P<file>[^"/]+)"(?= (?:integrity|crossorigin))')
+COMMITS = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Commits</title><link href="swallow.ico" rel="icon"/><link href="report.css" rel="stylesheet"/>
+<body class="commits">
+{}
+</body></html>
+"""
 GUARDS = re.compile(r' (?:integrity|crossorigin|referrerpolicy)="[^"]*"')
 
 
@@ -88,7 +97,20 @@ def build(home: Path = HERE) -> Path:
         (html / "vendor" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(packages / file, html / "vendor" / file)
     shutil.copy(PAGE / "report.css", html)
+    (html / "commits.html").write_text(commits(home))
     return html
+
+
+def commits(home: Path) -> str:
+    """What asv's links to commits lead to: a page of all that are on main."""
+    log = subprocess.run(["git", "log", "-z", "--first-parent", "--format=%H%n%as%n%s%n%b", "main"], cwd=home,
+                         check=True, text=True, stdout=subprocess.PIPE).stdout
+    length, parts = json.loads((home / "asv.conf.json").read_text())["hash_length"], []
+    for commit in log.removesuffix("\0").split("\0"):
+        name, day, subject, body = escape(commit).split("\n", 3)
+        parts.append(f'<article id="{name[:length]}"><h2>{subject}</h2><p>{day}, {name}</p>'
+                     f"<pre>{body.strip()}</pre></article>")
+    return COMMITS.format("\n".join(parts))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -113,6 +135,8 @@ def main() -> None:
     options = parser.parse_args()
     folder = build()
     print(f"built {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}")
+    if not json.loads((folder / "index.json").read_text())["graph_param_list"]:
+        print("it is empty: no commit of main has results here; `make history` takes some")
     if not options.build:
         serve(folder, options.port)
 

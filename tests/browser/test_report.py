@@ -102,6 +102,12 @@ def test_the_regression_is_shown_at_its_commit(address, visit, picture, html, wi
     seen = visit(f"{address}/#/regressions", width)
     picture(seen, f"regressions-{width}")
     demand_whole(seen)
-    commits = json.loads((html / "index.json").read_text())["revision_to_hash"]
+    commit = json.loads((html / "index.json").read_text())["revision_to_hash"][str(SLOWER_FROM)][:10]
     rows = seen.page.locator("#regressions-body tbody tr:visible").all_inner_texts()
-    assert rows and all(commits[str(SLOWER_FROM)][:8] in row for row in rows)
+    assert rows and all(commit in row for row in rows)
+    there = visit(f"{address}/commits.html#{commit}", width)
+    picture(there, f"commits-{width}")
+    demand_whole(there)
+    assert there.page.locator("article:target h2").inner_text() == f"commit {SLOWER_FROM}"
+    links = seen.page.locator(f'a[href="commits.html#{commit}"]')
+    assert links.count() == len(rows)
