@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE / "page"
-PACKAGES = Path(sys.prefix) / "asv-report"   # with the environment they go
+PACKAGES = Path(sys.prefix) / "asv-report"  # they go with the environment
 # where asv's page has them, without the version and `min`, and which file of which package that is
 FILES = {
     "jquery.js": "jquery/dist/jquery.min.js",
@@ -91,20 +91,20 @@ def build(home: Path = HERE) -> Path:
         if done.returncode:
             raise SystemExit(f"asv {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
     html = home / "html"
-    text, needed = localize((html / "index.html").read_text())
-    (html / "index.html").write_text(text)
+    text, needed = localize((html / "index.html").read_text(encoding="utf-8"))
+    (html / "index.html").write_text(text, encoding="utf-8")
     for file in needed:
         (html / "vendor" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(packages / file, html / "vendor" / file)
     shutil.copy(PAGE / "report.css", html)
-    (html / "commits.html").write_text(commits(home))
+    (html / "commits.html").write_text(commits(home), encoding="utf-8")
     return html
 
 
 def commits(home: Path) -> str:
     """What asv's links to commits lead to: a page of all that are on main."""
     log = subprocess.run(["git", "log", "-z", "--first-parent", "--format=%H%n%as%n%s%n%b", "main"], cwd=home,
-                         check=True, text=True, stdout=subprocess.PIPE).stdout
+                         check=True, encoding="utf-8", stdout=subprocess.PIPE).stdout
     length, parts = json.loads((home / "asv.conf.json").read_text())["hash_length"], []
     for commit in log.removesuffix("\0").split("\0"):
         name, day, subject, body = escape(commit).split("\n", 3)

@@ -102,16 +102,14 @@ def packages(commit: str) -> Iterator[str]:
         yield folder
 
 
-@contextlib.contextmanager
-def process(folder: str) -> Iterator[subprocess.Popen]:
+def process(folder: str) -> subprocess.Popen:
     code = "import two_commits; two_commits.answer()"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=HERE, text=True, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": folder}) as running:
-        yield running
-        running.stdin.close()
+    return subprocess.Popen([sys.executable, "-c", code], cwd=HERE, text=True, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": folder})
 
 
 def measured(wanted: list[Row], base: str, head: str) -> list[Row]:
+    """Those of the rows that both folders have, with their best times."""
     found = []
     with process(base) as first, process(head) as second:
         for row in wanted:

@@ -111,7 +111,7 @@ def benchmarks(room: str, title: str, variants: dict[str, Variant]) -> tuple[Cal
 
     return (
         _described(seconds, f"time_{room}", f"{title}: time", **by_length,
-                   rounds=2, repeat=(10, 200, 0.8), warmup_time=0.1),
+                   rounds=2, repeat=(10, 200, 0.5), warmup_time=0.1),
         _described(memory, f"track_{room}_memory", f"{title}: memory beside the result", **by_length,
                    unit="bytes", version="2"),
         _described(error, f"track_{room}_error", f"{title}: error against float64",

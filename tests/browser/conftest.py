@@ -1,4 +1,4 @@
-"""Headless Chromium that reaches this machine alone: the fixtures `serve`, `visit` and `picture`.
+"""Headless Chromium that reaches this machine alone: the fixtures `serve`, `visit`, `picture` and `lacking`.
 
 The browser is the system's (on Debian: `apt install chromium`, or CHROMIUM=/path/to/chromium), driven by
 playwright. Where either is missing the tests are skipped, but not in CI, where that is a failure.
@@ -43,8 +43,10 @@ def pytest_addoption(parser):
     parser.addoption("--pictures", type=Path, metavar="FOLDER", help="keep a picture of every page here")
 
 
-def lacking(what: str):
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
+@pytest.fixture(scope="session")
+def lacking():
+    """lacking(what): ends a test that cannot run without it."""
+    return pytest.fail if os.environ.get("CI") else pytest.skip
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +67,7 @@ def serve():
 
 
 @pytest.fixture(scope="session")
-def chromium():
+def chromium(lacking):
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:

@@ -25,8 +25,13 @@ def git(home, *arguments):
 
 
 @pytest.fixture(scope="session")
-def html(tmp_path_factory):
+def html(chromium, lacking, tmp_path_factory):
+    """The folder of the report; after the browser, so that nothing is built for nothing."""
     home = tmp_path_factory.mktemp("report")
+    try:
+        report.fetch()
+    except SystemExit as error:
+        lacking(str(error))
     settings = json.loads((FOLDER / "asv.conf.json").read_text())
     settings |= {"repo": ".", "benchmark_dir": str(FOLDER / settings["benchmark_dir"])}
     (home / "asv.conf.json").write_text(json.dumps(settings))
