@@ -51,7 +51,8 @@ def html(chromium, lacking, tmp_path_factory):
         results = {}
         for name, benchmark in benchmarks.items():
             factor = 1.5 if name == SLOWER and number >= SLOWER_FROM else 1
-            values = [1e-3 * (place + 1) * factor
+            unit = 2**20 if benchmark["unit"] == "bytes" else 1e-3
+            values = [unit * (place + 1) * factor
                       for place, _ in enumerate(itertools.product(*benchmark["params"]))]
             results[name] = [values, benchmark["params"], benchmark["version"]]
         (machine / f"{commit[:10]}-made-up.json").write_text(json.dumps(dict(
