@@ -1,6 +1,6 @@
 """Does asv find what it is for? Ten slow-downs and ten commits that change nothing, planted in a clone.
 
-    python asv_benchmarks/plant.py [--seed 1]
+    python asv_benchmarks/plant.py [--seed 1] [--keep FOLDER]
 
 Each slow-down makes one kernel of an engine do half of its tiles twice, 1.5 times the work, and stays to the
 end; each other commit adds a comment to an engine. asv measures the ratios to `xfref` of ten variants, one
@@ -9,6 +9,7 @@ two and the last two commits change nothing: asv wants to see both levels of a s
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -103,9 +104,11 @@ def found(html: Path) -> list[tuple[str, str, str | None, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1, help="of the order of the commits")
+    parser.add_argument("--keep", type=Path, help="where the clone with its results stays")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        clone = Path(folder) / "clone"
+    kept = contextlib.nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory()
+    with kept as folder:
+        clone = Path(folder).resolve() / "clone"
         subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, clone], check=True)
         git(clone, "checkout", "--quiet", "-B", "main")
         base, planted = git(clone, "rev-parse", "HEAD"), history(clone, options.seed)
