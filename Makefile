@@ -5,7 +5,8 @@ RUN := $(VENV)/bin/python
 PROOFS := $(wildcard tests/test_ptx*.py tests/test_gpu*.py)  # what `make proof` runs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help arena test proof proof-all gpu coverage mutate fuzz lint bench-check bench peers golden check clean
+.PHONY: help arena test proof proof-all gpu coverage mutate fuzz lint bench-check bench history compare report browser \
+        peers golden check clean
 
 help:
 	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification; then"
@@ -18,8 +19,12 @@ help:
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make fuzz    SECONDS=600 READER=png: broken files for the readers of the Long Range Arena, default all"
 	@echo "make lint    ruff"
-	@echo "make check   lint, asv check, proof and test: what CI runs"
-	@echo "make bench   airspeed velocity on this commit (QUICK=1: once each)"
+	@echo "make check   lint, asv check, proof, browser and test: what CI runs"
+	@echo "make bench   airspeed velocity on this commit (QUICK=1: every name once, nothing kept)"
+	@echo "make history N=3 MACHINE=reference: the same on the newest commits of main without results"
+	@echo "make compare BASE=main HEAD=HEAD: which variants are slower in HEAD, measured in turns, twice"
+	@echo "make report  asv's web report, readable without a network, on this machine (SERVE=0: only built)"
+	@echo "make browser the report in a headless Chromium (PICTURES=folder: and pictures of its pages)"
 	@echo "make peers   exact attention and every variant beside torch, its packages, ONNX Runtime and OpenVINO"
 	@echo "make clean   remove .venv"
 
@@ -44,7 +49,8 @@ arena: $(VENV)/.with-arena
 test: $(VENV)/.with-test
 	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto --dist worksteal -m unjitted
 	$(RUN) -m pytest -q tests/test_kernels.py  # runs two processes at a time by itself
-	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py $(PROOFS:%=--ignore %)
+	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py --ignore tests/browser \
+	  $(PROOFS:%=--ignore %)
 
 # with -rs it says what it had to skip, and why
 proof: $(VENV)/.with-proof
@@ -76,14 +82,28 @@ lint: $(VENV)/.with-test
 bench-check: $(VENV)/.with-bench
 	cd asv_benchmarks && ../$(RUN) -m asv check --python=same
 
+# every name once at its smallest size; the ratios, which take longest, are left out
+QUICKLY := --quick --python=same --bench '(time_\w+|_memory)\(.*, 1024\)|_error\(|import xf'
 bench: $(VENV)/.with-bench
 	cd asv_benchmarks && ../$(RUN) -m asv machine --yes >/dev/null \
-	  && ../$(RUN) -m asv run $(if $(QUICK),--quick --python=same,'HEAD^!') --show-stderr
+	  && ../$(RUN) -m asv run --show-stderr $(if $(QUICK),$(QUICKLY),'HEAD^!')
+
+history: $(VENV)/.with-bench
+	@$(RUN) asv_benchmarks/history.py --number $(or $(N),1) $(if $(MACHINE),--machine $(MACHINE))
+
+compare: $(VENV)/.with-bench
+	@$(RUN) asv_benchmarks/two_commits.py $(or $(BASE),main) $(or $(HEAD),HEAD)
+
+report: $(VENV)/.with-bench
+	@$(RUN) asv_benchmarks/report.py $(if $(filter 0,$(SERVE)),--build)
+
+browser: $(VENV)/.with-browser
+	$(RUN) -m pytest -q -rs tests/browser $(if $(PICTURES),--pictures $(PICTURES))
 
 peers: $(VENV)/.with-peers
 	$(RUN) asv_benchmarks/peers.py $(PEERS)
 
-check: lint bench-check proof test
+check: lint bench-check proof browser test
 
 clean:
 	rm -rf $(VENV)

@@ -222,7 +222,7 @@ def test_a_paper_has_the_same_room_in_both_packages():
     assert papers(xfaccel) == papers(xfref) - {f"{room}.py" for room in REF_ONLY_PAPERS}
 
 
-# nothing without its test, its benchmark and its line for readers
+# nothing without its test and its line for readers; benchmarks: test_benchmarks.py
 
 
 @pytest.mark.parametrize("name", both_names())
@@ -257,13 +257,6 @@ def test_every_name_has_a_law(name):
 
 def test_every_law_is_of_a_public_name():
     assert set(laws()) <= set(xfref.__all__)
-
-
-@pytest.mark.parametrize("name", both_names())
-def test_every_name_has_a_benchmark(name):
-    folder = ROOT / "asv_benchmarks" / "benchmarks"
-    text = "\n".join(path.read_text() for path in sorted(folder.glob("*.py")))
-    assert re.search(rf"\b{name}\b", text), f"asv_benchmarks/benchmarks does not mention {name}"
 
 
 def test_every_attention_has_a_row_in_the_arena():

@@ -36,4 +36,4 @@ VARIANTS = {
 }
 
 time_core, track_core_memory, track_core_error, track_core_ratio = measure.benchmarks(
-    "core", VARIANTS)
+    "core", "Attention", VARIANTS)

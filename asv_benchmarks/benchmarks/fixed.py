@@ -70,4 +70,4 @@ VARIANTS = {
 }
 
 time_fixed, track_fixed_memory, track_fixed_error, track_fixed_ratio = measure.benchmarks(
-    "fixed", VARIANTS)
+    "fixed", "Fixed patterns", VARIANTS)

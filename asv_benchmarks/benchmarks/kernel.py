@@ -43,4 +43,4 @@ VARIANTS = {
 }
 
 time_kernel, track_kernel_memory, track_kernel_error, track_kernel_ratio = measure.benchmarks(
-    "kernel", VARIANTS)
+    "kernel", "Kernel attention", VARIANTS)

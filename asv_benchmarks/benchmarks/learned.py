@@ -64,4 +64,4 @@ VARIANTS = {
 }
 
 time_learned, track_learned_memory, track_learned_error, track_learned_ratio = measure.benchmarks(
-    "learned", VARIANTS)
+    "learned", "Learned patterns", VARIANTS)

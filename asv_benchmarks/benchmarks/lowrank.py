@@ -36,4 +36,4 @@ VARIANTS = {
 }
 
 time_lowrank, track_lowrank_memory, track_lowrank_error, track_lowrank_ratio = measure.benchmarks(
-    "lowrank", VARIANTS)
+    "lowrank", "Low rank", VARIANTS)

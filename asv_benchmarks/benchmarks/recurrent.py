@@ -35,4 +35,4 @@ VARIANTS = {
 }
 
 time_recurrent, track_recurrent_memory, track_recurrent_error, track_recurrent_ratio = measure.benchmarks(
-    "recurrent", VARIANTS)
+    "recurrent", "Recurrence", VARIANTS)
