@@ -1,0 +1,38 @@
+r"""Formulas as SVG, laid out at build time: no script, no font and no request when a page is read."""
+
+import re
+from html import escape
+
+import ziafont
+import ziamath
+from docutils import nodes
+
+SIZE = 16  # of the layout; pages scale by it, in em
+
+ziafont.config.svg2 = False  # outlines where they stand: symbols would share their ids within a page
+
+
+def svg(latex: str, *, inline: bool) -> str:
+    """A formula in the colour and the size of the text around it."""
+    text = ziamath.Latex(latex, size=SIZE, color="currentColor", inline=inline).svg()
+    left, top, width, height = (float(x) for x in re.search(r'viewBox="([^"]*)"', text)[1].split())
+    style = f"width:{width / SIZE:.3f}em;height:{height / SIZE:.3f}em"
+    if inline:
+        style += f";vertical-align:{-(height + top) / SIZE:.3f}em"  # what hangs below the line of text
+    start = (f'<svg class="formula" role="img" aria-label="{escape(" ".join(latex.split()))}" '
+             f'style="{style}" viewBox="{left} {top} {width} {height}">')
+    return re.sub(r"<svg [^>]*>", lambda found: start, text, count=1)
+
+
+def _inline(translator, node):
+    translator.body.append(svg(node.astext(), inline=True))
+    raise nodes.SkipNode
+
+
+def _display(translator, node):
+    translator.body.append(f'<div class="formula">{svg(node.astext(), inline=False)}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("svg", (_inline, None), (_display, None))
