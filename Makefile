@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 PROOFS := $(wildcard tests/test_ptx*.py tests/test_gpu*.py)  # what `make proof` runs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help arena test proof proof-all coverage mutate fuzz lint bench-check bench peers golden check clean
+.PHONY: help arena test proof proof-all coverage mutate fuzz lint bench-check bench peers docs golden check clean
 
 help:
 	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification"
@@ -16,10 +16,11 @@ help:
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make fuzz    SECONDS=600 READER=png: broken files for the readers of the Long Range Arena, default all"
 	@echo "make lint    ruff"
-	@echo "make check   lint, asv check, proof and test: what CI runs"
+	@echo "make check   lint, asv check, docs, proof and test: what CI runs"
 	@echo "make bench   airspeed velocity on this commit (QUICK=1: once each)"
 	@echo "make peers   exact attention and every variant beside torch, its packages, ONNX Runtime and OpenVINO"
-	@echo "make clean   remove .venv"
+	@echo "make docs    the book, in docs/build/html; every block of code on its pages is run"
+	@echo "make clean   remove .venv and the book"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -41,7 +42,8 @@ arena: $(VENV)/.with-arena
 test: $(VENV)/.with-test
 	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto --dist worksteal -m unjitted
 	$(RUN) -m pytest -q tests/test_kernels.py  # runs two processes at a time by itself
-	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py $(PROOFS:%=--ignore %)
+	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py --ignore tests/browser \
+	  $(PROOFS:%=--ignore %)
 
 # with -rs it says what it had to skip, and why
 proof: $(VENV)/.with-proof
@@ -76,7 +78,12 @@ bench: $(VENV)/.with-bench
 peers: $(VENV)/.with-peers
 	$(RUN) asv_benchmarks/peers.py $(PEERS)
 
-check: lint bench-check proof test
+# anew each time: pages show what the code gives, which Sphinx cannot see change
+docs: $(VENV)/.with-docs
+	$(RUN) -m sphinx -W -E -q -b html docs docs/build/html
+	@echo "docs/build/html/index.html"
+
+check: lint bench-check docs proof test
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/build

@@ -18,6 +18,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "xfref and xfaccel"
 html_static_path = ["static"]
 html_css_files = ["book.css"]
+html_context = {"default_mode": "auto"}
+html_use_index = html_domain_indices = False  # the search finds names
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
@@ -25,8 +27,10 @@ html_theme_options = {
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc"],
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 9,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+# a page outside the papers has no neighbours to list
+html_sidebars = {path.stem: [] for path in HERE.glob("*.md")}
 highlight_language = "none"  # what has no language of its own is no code

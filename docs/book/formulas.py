@@ -1,4 +1,7 @@
-r"""Formulas as SVG, laid out at build time: no script, no font and no request when a page is read."""
+r"""Formulas as SVG, laid out at build time: no script, no font and no request when a page is read.
+
+Where a formula has a \qquad, it may break on a narrow screen.
+"""
 
 import re
 from html import escape
@@ -30,7 +33,8 @@ def _inline(translator, node):
 
 
 def _display(translator, node):
-    translator.body.append(f'<div class="formula">{svg(node.astext(), inline=False)}</div>')
+    parts = (svg(part, inline=False) for part in re.split(r"\\qquad", node.astext()))
+    translator.body.append(f'<div class="formula">{"".join(parts)}</div>')
     raise nodes.SkipNode
 
 

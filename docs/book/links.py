@@ -1,7 +1,8 @@
-"""Names of functions in the text become links to where the book has them."""
+"""Names of functions in the text become links to where the book has them, arXiv numbers to arXiv."""
 
 import functools
 import inspect
+import re
 from types import ModuleType
 
 from docutils import nodes
@@ -10,6 +11,8 @@ from sphinx.transforms import SphinxTransform
 
 import xfaccel
 import xfref
+
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 LRA = ("listops", "text", "retrieval", "pixels", "pathfinder", "streams", "baselines")
 
@@ -36,18 +39,25 @@ def _own(module: ModuleType, x: object) -> bool:
 
 
 class Links(SphinxTransform):
-    """`longformer`, `xfref.longformer` and `longformer(...)` lead to the page of longformer."""
+    """`longformer`, `xfref.longformer` and `longformer(...)` lead to the page of longformer, arXiv:2004.05150
+    to its paper."""
 
     default_priority = 210
 
     def apply(self):
         for node in list(self.document.findall(nodes.literal)):
             target = node.astext().split("(")[0].removeprefix("xfref.").removeprefix("xfaccel.")
-            if target in names() and not isinstance(node.parent, nodes.reference | addnodes.pending_xref):
+            if target in names() and not isinstance(node.parent, nodes.title | nodes.reference):
                 link = addnodes.pending_xref("", refdomain="py", reftype="obj", reftarget=target,
                                              refdoc=self.env.docname, refexplicit=True, refspecific=False)
                 node.replace_self(link)
                 link += node
+        for node in list(self.document.findall(nodes.Text)):
+            parts = ARXIV.split(node)
+            if len(parts) > 1 and not isinstance(node.parent, nodes.FixedTextElement | nodes.reference):
+                shown = [nodes.reference("", f"arXiv:{part}", refuri=f"https://arxiv.org/abs/{part}")
+                         if place % 2 else nodes.Text(part) for place, part in enumerate(parts)]
+                node.parent.replace(node, shown)
 
 
 def setup(app):

@@ -14,16 +14,16 @@ import inspect
 import re
 from pathlib import Path
 
-from book import tables
-from book.links import names
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
+from book import tables
+from book.links import names
+
 ROOT = Path(__file__).parents[2]
 SHAPES = re.compile(r"^(?:\(\S*?\)(?:,\(\S*?\))* ?)?-> ?\(\S*?\)(?:,\(\S*?\))*(?=[\s.,;:]|$)")
 DIFFERS = "Differs: "
-ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 class Part(SphinxDirective):
@@ -142,7 +142,7 @@ def code(lines: list[str], start: int, stop: int) -> list[nodes.Node]:
 
 
 def docstring_nodes(text: str) -> list[nodes.Node]:
-    """A docstring of the house: a sentence, the equation, shapes and parameters, errors and cost, examples."""
+    """A docstring of the house: a sentence, the equation, shapes, parameters, errors, cost, an example."""
     shown = []
     for place, part in enumerate(paragraphs(text)):
         if part.startswith(">>> "):
@@ -162,22 +162,15 @@ def docstring_nodes(text: str) -> list[nodes.Node]:
 
 
 def inline(text: str) -> list[nodes.Node]:
-    """Text with `code` and arXiv numbers in it; a line on shapes begins with code too."""
+    """Text with `code` in it; a line on shapes begins with code too."""
     text, found = " ".join(text.split()), []
     shapes = SHAPES.match(text)
     if shapes:
         found.append(nodes.literal(shapes[0], shapes[0]))
         text = text[shapes.end():]
     for place, piece in enumerate(text.split("`")):
-        if place % 2:
-            found.append(nodes.literal(piece, piece))
-            continue
-        parts = ARXIV.split(piece)
-        for number, part in enumerate(parts):
-            if number % 2:
-                found.append(nodes.reference("", f"arXiv:{part}", refuri=f"https://arxiv.org/abs/{part}"))
-            elif part:
-                found.append(nodes.Text(part))
+        if piece:
+            found.append(nodes.literal(piece, piece) if place % 2 else nodes.Text(piece))
     return found
 
 

@@ -11,12 +11,13 @@ import ast
 import contextlib
 import io
 
-from book import pictures
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.errors import ExtensionError
 from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
+
+from book import pictures
 
 
 class picture(nodes.General, nodes.Element):
@@ -29,7 +30,8 @@ class Picture(SphinxDirective):
     required_arguments = 1
     final_argument_whitespace = True
     has_content = True  # the caption
-    option_spec = {"keys": directives.unchanged, "queries": directives.unchanged}
+    option_spec = {"keys": directives.unchanged, "queries": directives.unchanged,
+                   "image": lambda given: True}
 
     def run(self):
         node = picture(expression=self.arguments[0], line=self.lineno, options=self.options)
@@ -47,18 +49,22 @@ class Session(SphinxTransform):
         names = {"__name__": self.env.docname}
         for node in list(self.document.findall(lambda x: isinstance(x, picture) or _runs(x))):
             if isinstance(node, picture):
-                shown = self._guarded(node, lambda: eval(node["expression"], names))
+                with self._place(node):
+                    shown = eval(node["expression"], names)
                 text = pictures.svg(shown, node.parent.children[1].astext(), **node["options"])
                 node.replace_self(nodes.raw("", text, format="html"))
                 continue
-            shown = self._guarded(node, lambda: run(node.astext(), names))
+            with self._place(node):
+                shown = run(node.astext(), names)
             if shown:
                 output = nodes.literal_block(shown, shown, language="none", classes=["output"])
                 node.parent.insert(node.parent.index(node) + 1, output)
 
-    def _guarded(self, node, call):
+    @contextlib.contextmanager
+    def _place(self, node):
+        """Says where in the book an error was raised."""
         try:
-            return call()
+            yield
         except Exception as error:
             place = f"{self.env.docname}, line {node.get('line') or node.line}"
             raise ExtensionError(f"{place}: {type(error).__name__}: {error}") from error

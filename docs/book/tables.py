@@ -9,17 +9,18 @@ from types import ModuleType
 import ml_dtypes
 import numpy as np
 import papers
-from book.links import members
 from cases import CASES, Case
 
 import xfaccel
 import xfref
+from book.links import members
 from xfaccel.arena.measure import BOUND, drawn, parts
 from xfaccel.arena.table import NOTES, digits
 from xfaccel.arena.variants import VARIANTS
 
 Array = np.ndarray
 README = Path(__file__).parents[2] / "README.md"
+NO_BREAK = "\u00a0"
 TYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 MEASURED = Path(__file__).parents[1] / "arena.json"  # written by `xfaccel arena --json`
 
@@ -31,14 +32,15 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def costs(module: ModuleType) -> str:
     """What the functions of a page cost: stated, in time and memory, and measured."""
-    own = [name for name in members(module) if name in xfaccel.__all__]
-    own = [name for name in own if "Cost: O(" in inspect.getdoc(getattr(xfaccel, name))]  # else as for another
+    own = [name for name in members(module) if name in xfaccel.__all__
+           and "Cost: O(" in inspect.getdoc(getattr(xfaccel, name))]  # others cost what another one does
     stated = table(["`xfaccel`", "time", "memory beside arguments and result, in bytes"], [
         [f"`{name}`", f"O({papers.cost_of(getattr(xfaccel, name))})", memory(getattr(xfaccel, name))]
         for name in own])
     report = json.loads(MEASURED.read_text())
     rows = [row for row in report["rows"] if row["function"] in own]
-    source = "From [the arena](../measured.md), which also says on what machine and what a column means."
+    source = ("Measured by [the arena](../measured.md), where it says on what machine, and what a column "
+              "means; [the letters of the memory](../contributing.md#memory).")
     return f"{stated}\n\n{measured(report, rows)}\n\n{source}\n" if rows else f"{stated}\n"
 
 
@@ -51,23 +53,27 @@ def memory(function) -> str:
 def measured(report: dict, rows: list[dict]) -> str:
     given, longest = report["input"], str(report["input"]["lengths"][-1])
     shown = table(
-        ["row of the arena", "cost", "grows as", f"ms at n = {longest}", "exact / this", "faster from n",
+        ["row", "cost", "grows as", f"ms at n = {longest}", "exact / this", "faster from n",
          "largest error", "distance from exact"],
-        [[f"`{row['variant']}`{', ' if row['parameters'] else ''}{row['parameters']}", row["cost"],
+        [[_label(row["variant"], row["function"], row["parameters"]), row["cost"].replace(" ", NO_BREAK),
           f"n^{row['growth']:.2f}", digits(1e3 * row["seconds"][longest]), f"{row['vs_exact']:.1f}",
           _first(row["faster_from"], given["lengths"]), f"{row['error']:.0e}",
           "exact" if row["variant"] == row["exact"] else f"{row['distance']:.2f}"] for row in rows])
     return shown
 
 
-def arena() -> str:
-    """All rows of the arena, with the machine and the input."""
+def both_directions() -> str:
+    return _section("attention")
+
+
+def causal() -> str:
+    return _section("attention-causal")
+
+
+def _section(exact: str) -> str:
+    """The rows of the arena that are compared with this one."""
     report = json.loads(MEASURED.read_text())
-    parts = []
-    for title, exact in (("Both directions", "attention"), ("Causal", "attention-causal")):
-        rows = [row for row in report["rows"] if row["exact"] == exact]
-        parts.append(f"## {title}\n\n" + measured(report, rows))
-    return "\n\n".join(parts)
+    return measured(report, [row for row in report["rows"] if row["exact"] == exact])
 
 
 def notes() -> str:
@@ -108,7 +114,7 @@ def precision() -> str:
             arguments = variant.decide(xfaccel, *_cast(whole, np.float32), **arguments)
 
         def result(package, dtype, *, through=None, variant=variant, arguments=arguments):
-            """The rows that a package gives in a type, from inputs that were rounded to another one before."""
+            """The rows that a package gives in a type, from inputs rounded to another one before."""
             given, own = (_cast(_cast(x, through or dtype), dtype) for x in (whole, arguments))
             out = variant.call(getattr(package, variant.function), *given, **own)
             return parts(out)[0].astype(np.float64)
@@ -118,8 +124,8 @@ def precision() -> str:
             out = result(xfaccel, dtype)
             errors += [_share(out, result(xfref, np.float64, through=dtype)), _share(out, exact)]
         errors.append(_share(result(xfaccel, np.float32), exact))
-        rows.append([f"`{variant.name}`", *(f"{error:.1e}" for error in errors)])
-    return table(["row of the arena", "float16: rounding", "storing", "bfloat16: rounding", "storing",
+        rows.append([_label(variant.name, variant.function), *(f"{error:.1e}" for error in errors)])
+    return table(["row", "float16: rounding", "storing", "bfloat16: rounding", "storing",
                   "float32"], rows)
 
 
@@ -130,6 +136,11 @@ def devices() -> str:
     if not lines:
         raise ValueError("README.md has no table under 'What runs where'")
     return "\n".join(lines)
+
+
+def _label(row: str, function: str, parameters: str = "") -> str:
+    """A row by its function, so that it is a link, and by what else tells it apart."""
+    return ", ".join(filter(None, (f"`{function}`", "causal" * row.endswith("-causal"), parameters)))
 
 
 def _share(x: Array, truth: Array) -> float:
