@@ -17,6 +17,7 @@ html_math_renderer = "svg"
 html_theme = "pydata_sphinx_theme"
 html_title = "xfref and xfaccel"
 html_static_path = ["static"]
+html_favicon = "static/icon.svg"
 html_css_files = ["book.css"]
 html_context = {"default_mode": "auto"}
 html_use_index = html_domain_indices = False  # the search finds names

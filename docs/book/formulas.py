@@ -9,8 +9,10 @@ from html import escape
 import ziafont
 import ziamath
 from docutils import nodes
+from sphinx.errors import ExtensionError
 
-SIZE = 16  # of the layout; pages scale by it, in em
+SIZE = 16     # of the layout; pages scale by it, in em
+TALLEST = 6   # in em: brackets around some expressions are stretched without an end
 
 ziafont.config.svg2 = False  # outlines where they stand: symbols would share their ids within a page
 
@@ -19,6 +21,8 @@ def svg(latex: str, *, inline: bool) -> str:
     """A formula in the colour and the size of the text around it."""
     text = ziamath.Latex(latex, size=SIZE, color="currentColor", inline=inline).svg()
     left, top, width, height = (float(x) for x in re.search(r'viewBox="([^"]*)"', text)[1].split())
+    if height > TALLEST * SIZE:
+        raise ExtensionError(f"a formula came out {height / SIZE:.0f} em tall; word it otherwise: {latex}")
     style = f"width:{width / SIZE:.3f}em;height:{height / SIZE:.3f}em"
     if inline:
         style += f";vertical-align:{-(height + top) / SIZE:.3f}em"  # what hangs below the line of text

@@ -25,7 +25,7 @@ def _matrix(title: str, weights: np.ndarray, caption: str, keys: str, queries: s
         raise ValueError(f"a picture needs a matrix, got the shape {weights.shape}")
     n, m = weights.shape
     cell = SIDE / max(n, m)
-    width, height, left, top = m * cell, n * cell, 18, 34 if title else 18
+    width, height, left, top = m * cell, n * cell, 18, 34 if title else 18  # room for the words
     largest = np.abs(weights).max(axis=None if image else 1, keepdims=True, initial=0)
     share = np.divide(np.abs(weights), largest, out=np.zeros_like(weights), where=largest > 0)
     share[share < 1e-9] = 0  # rounding where a matrix product met zeros
@@ -38,9 +38,9 @@ def _matrix(title: str, weights: np.ndarray, caption: str, keys: str, queries: s
                 opacity = FAINTEST + (1 - FAINTEST) * shade / LEVELS
                 path = "".join(f"M{j} {i}h{length}v1h-{length}z" for i, j, length in runs)
                 cells.append(f'<path class="{name}" fill-opacity="{opacity:.2f}" d="{path}"/>')
-    wide, high = left + width + 2, top + height + 2
+    wide, high = max(left + width + 2, 8 * len(title)), top + height + 2
     label = escape(f"{title}: {caption}" if title else caption, quote=True)
-    heading = f'<text class="title" x="{left + width / 2:.0f}" y="13">{escape(title)}</text>' if title else ""
+    heading = f'<text class="title" x="{wide / 2:.0f}" y="13">{escape(title)}</text>' if title else ""
     return (
         f'<svg role="img" aria-label="{label}" width="{wide:.0f}" height="{high:.0f}" '
         f'viewBox="0 0 {wide:.0f} {high:.0f}">{heading}'
