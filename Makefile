@@ -80,7 +80,7 @@ peers: $(VENV)/.with-peers
 
 # anew each time: pages show what the code gives, which Sphinx cannot see change
 docs: $(VENV)/.with-docs
-	$(RUN) -m sphinx -W -E -q -b html docs docs/build/html
+	$(RUN) -m sphinx -W -E -q -j auto -b html docs docs/build/html
 	@echo "docs/build/html/index.html"
 
 check: lint bench-check docs proof test

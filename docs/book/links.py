@@ -14,8 +14,6 @@ import xfref
 
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
-LRA = ("listops", "text", "retrieval", "pixels", "pathfinder", "streams", "baselines")
-
 
 @functools.cache
 def names() -> dict[str, object]:

@@ -16,7 +16,7 @@ import xfref
 from book.links import members
 from xfaccel.arena.measure import BOUND, drawn, parts
 from xfaccel.arena.table import NOTES, digits
-from xfaccel.arena.variants import VARIANTS
+from xfaccel.arena.variants import VARIANTS, Variant
 
 Array = np.ndarray
 README = Path(__file__).parents[2] / "README.md"
@@ -52,14 +52,13 @@ def memory(function) -> str:
 
 def measured(report: dict, rows: list[dict]) -> str:
     given, longest = report["input"], str(report["input"]["lengths"][-1])
-    shown = table(
+    return table(
         ["row", "cost", "grows as", f"ms at n = {longest}", "exact / this", "faster from n",
          "largest error", "distance from exact"],
         [[_label(row["variant"], row["function"], row["parameters"]), row["cost"].replace(" ", NO_BREAK),
           f"n^{row['growth']:.2f}", digits(1e3 * row["seconds"][longest]), f"{row['vs_exact']:.1f}",
           _first(row["faster_from"], given["lengths"]), f"{row['error']:.0e}",
           "exact" if row["variant"] == row["exact"] else f"{row['distance']:.2f}"] for row in rows])
-    return shown
 
 
 def both_directions() -> str:
@@ -81,7 +80,7 @@ def notes() -> str:
     given = json.loads(MEASURED.read_text())["input"]
     values = dict(n=given["lengths"][-1], check=given["check_length"], bound=BOUND)
     shown = "\n".join(f"**{name}**\n: {note.format(**values)}\n" for name, note in NOTES.items())
-    return f"{machine()}\n\n{shown}"
+    return f"{_machine()}\n\n{shown}"
 
 
 def capabilities() -> str:
@@ -112,18 +111,12 @@ def precision() -> str:
         arguments = drawn(variant, _cast(whole, np.float32))
         if variant.decide is not None:
             arguments = variant.decide(xfaccel, *_cast(whole, np.float32), **arguments)
-
-        def result(package, dtype, *, through=None, variant=variant, arguments=arguments):
-            """The rows that a package gives in a type, from inputs rounded to another one before."""
-            given, own = (_cast(_cast(x, through or dtype), dtype) for x in (whole, arguments))
-            out = variant.call(getattr(package, variant.function), *given, **own)
-            return parts(out)[0].astype(np.float64)
-
-        exact, errors = result(xfref, np.float64), []
+        exact, errors = _result(xfref, variant, whole, arguments, np.float64), []
         for dtype in (np.float16, ml_dtypes.bfloat16):
-            out = result(xfaccel, dtype)
-            errors += [_share(out, result(xfref, np.float64, through=dtype)), _share(out, exact)]
-        errors.append(_share(result(xfaccel, np.float32), exact))
+            rounded = _cast((whole, arguments), dtype)
+            out = _result(xfaccel, variant, *rounded, dtype)
+            errors += [_share(out, _result(xfref, variant, *rounded, np.float64)), _share(out, exact)]
+        errors.append(_share(_result(xfaccel, variant, whole, arguments, np.float32), exact))
         rows.append([_label(variant.name, variant.function), *(f"{error:.1e}" for error in errors)])
     return table(["row", "float16: rounding", "storing", "bfloat16: rounding", "storing",
                   "float32"], rows)
@@ -143,6 +136,12 @@ def _label(row: str, function: str, parameters: str = "") -> str:
     return ", ".join(filter(None, (f"`{function}`", "causal" * row.endswith("-causal"), parameters)))
 
 
+def _result(package: ModuleType, variant: Variant, qkv: tuple, arguments: dict, dtype: type) -> Array:
+    """The rows that a package gives in a type, as float64."""
+    out = variant.call(getattr(package, variant.function), *_cast(qkv, dtype), **_cast(arguments, dtype))
+    return parts(out)[0].astype(np.float64)
+
+
 def _share(x: Array, truth: Array) -> float:
     return float(np.abs(x - truth).max() / np.abs(truth).max())
 
@@ -156,7 +155,7 @@ def _cast(x: object, dtype: type) -> object:
     return x.astype(dtype) if isinstance(x, Array) and x.dtype in TYPES else x
 
 
-def machine() -> str:
+def _machine() -> str:
     """Where and on what the arena measured."""
     report = json.loads(MEASURED.read_text())
     found, given = report["machine"], report["input"]
