@@ -5,8 +5,8 @@ RUN := $(VENV)/bin/python
 PROOFS := $(wildcard tests/test_ptx*.py tests/test_gpu*.py)  # what `make proof` runs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help arena test proof proof-all gpu coverage mutate fuzz lint bench-check bench history compare report browser \
-        peers golden check clean
+.PHONY: help arena test proof proof-all gpu coverage mutate fuzz lint bench-check bench history compare report docs \
+        browser peers golden check clean
 
 help:
 	@echo "make arena   compare all variants on real text: time, memory, agreement with the specification; then"
@@ -19,14 +19,15 @@ help:
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make fuzz    SECONDS=600 READER=png: broken files for the readers of the Long Range Arena, default all"
 	@echo "make lint    ruff"
-	@echo "make check   lint, asv check, proof, browser and test: what CI runs"
+	@echo "make check   lint, asv check, docs, proof, browser and test: what CI runs"
 	@echo "make bench   airspeed velocity on this commit (QUICK=1: every name once, nothing kept)"
 	@echo "make history N=3 MACHINE=reference: the same on the newest commits of main without results"
 	@echo "make compare BASE=main HEAD=HEAD: which variants are slower in HEAD, measured in turns, twice"
 	@echo "make report  asv's web report, readable without a network, on this machine (SERVE=0: only built)"
-	@echo "make browser the report in a headless Chromium (PICTURES=folder: and pictures of its pages)"
+	@echo "make browser the report and the book in a headless Chromium (PICTURES=folder: and pictures of its pages)"
 	@echo "make peers   exact attention and every variant beside torch, its packages, ONNX Runtime and OpenVINO"
-	@echo "make clean   remove .venv"
+	@echo "make docs    the book, in docs/build/html; every block of code on its pages is run"
+	@echo "make clean   remove .venv and the book"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -103,7 +104,12 @@ browser: $(VENV)/.with-browser
 peers: $(VENV)/.with-peers
 	$(RUN) asv_benchmarks/peers.py $(PEERS)
 
-check: lint bench-check proof browser test
+# anew each time: pages show what the code gives, which Sphinx cannot see change
+docs: $(VENV)/.with-docs
+	$(RUN) -m sphinx -W -E -q -j auto -b html docs docs/build/html
+	@echo "docs/build/html/index.html"
+
+check: lint bench-check docs proof browser test
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/build

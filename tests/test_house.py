@@ -337,7 +337,7 @@ def test_inline_assembly_stands_in_primitives(path):
 
 
 @pytest.mark.parametrize("path", KERNELS + [
-    path for folder in ("xfref", "xfaccel", "tests", "asv_benchmarks/benchmarks")
+    path for folder in ("xfref", "xfaccel", "tests", "asv_benchmarks/benchmarks", "docs")
     for path in sorted((ROOT / folder).rglob("*.py"))], ids=relative)
 def test_lines_are_at_most_110_long(path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
