@@ -55,8 +55,9 @@ def generate(rng: np.random.Generator | int, parameters: Parameters) -> Iterator
     """Yield pictures without end, those of `xfref.lra.pathfinder.generate`. `rng` is a generator or a seed.
 
     Raises TypeError without a seed, and ValueError once 1000 attempts in a row found no room for the two
-    paths. Cost per picture on one core: at 32 pixels 0.5 ms ("easy") to 1.6 ms ("hard"), at 64 0.8 to 11 ms, at
-    128 1 to 13 ms, at 256 2 to 8 ms. The GIL is free while paths are laid, so threads with generators of their own draw side by side.
+    paths. Cost per picture on one core: at 32 pixels 0.5 ms ("easy") to 1.6 ms ("hard"), at 64 0.8 to 20 ms,
+    at 128 1 to 14 ms, at 256 2 to 8 ms. The GIL is free while paths are laid, so threads
+    with generators of their own draw side by side.
     """
     if rng is None:
         raise TypeError("rng must be a numpy Generator or a seed: None would not be reproducible")
