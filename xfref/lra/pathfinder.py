@@ -111,8 +111,9 @@ def generate(rng: np.random.Generator | int, parameters: Parameters) -> Iterator
     """Yield pictures without end; each label is as likely as the other. `rng` is a generator or a seed.
 
     Raises TypeError without a seed, and ValueError once 1000 attempts in a row found no room for the two
-    paths. Cost per picture on one core: at 32 pixels 15 ms ("easy") to 100 ms ("hard"), at 64 30 ms to a second,
-    at 128 50 ms to 0.6 s, at 256 0.1 to 0.3 s; `xfaccel.lra.pathfinder` draws the same 30 times as fast.
+    paths. Cost per picture on one core: at 32 pixels 15 ms ("easy") to 100 ms ("hard"), at 64 30 ms to a
+    second, at 128 50 ms to 0.6 s, at 256 0.1 to 0.3 s; `xfaccel.lra.pathfinder` draws the same 30 times as
+    fast.
 
     >>> image, label, *_ = next(generate(0, parameters(16)))
     >>> image.shape, label in (0, 1)
