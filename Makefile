@@ -98,7 +98,7 @@ compare: $(VENV)/.with-bench
 report: $(VENV)/.with-bench
 	@$(RUN) asv_benchmarks/report.py $(if $(filter 0,$(SERVE)),--build)
 
-browser: $(VENV)/.with-browser
+browser: $(VENV)/.with-browser docs
 	$(RUN) -m pytest -q -rs tests/browser $(if $(PICTURES),--pictures $(PICTURES))
 
 peers: $(VENV)/.with-peers

@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from xfaccel.lra import pathfinder as fast
 from xfref.lra import baselines, pathfinder, text
 
 
@@ -98,7 +99,7 @@ def test_dots_of_pathfinder_are_found_and_say_nothing():
 
     A guess that knows nothing is right for 0.5 +- 0.05 of the 100 that are scored; four statistics are tried.
     """
-    examples = list(islice(pathfinder.generate(1, pathfinder.parameters(24)), 200))
+    examples = list(islice(fast.generate(1, pathfinder.parameters(24)), 200))
     labels = np.array([example.label for example in examples])
     statistics = baselines.ink_statistics(np.stack([example.image for example in examples]))
     apart = [np.linalg.norm(example.markers[0] - example.markers[1]) for example in examples]

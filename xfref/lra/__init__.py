@@ -6,7 +6,8 @@ listops                 nested lists of digits to be evaluated (section 2.2.1)
 text                    a text as a sequence of bytes (section 2.2.2)
 retrieval               two texts, linked or not (section 2.2.3)
 pixels                  an image as a sequence of grey levels (section 2.2.4)
-pathfinder              two dots on one dashed path or on two, up to Path-X (sections 2.2.5 and 2.2.6)
+pathfinder              two dots on one dashed path or on two, up to Path-X (sections 2.2.5 and 2.2.6);
+                        `xfaccel.lra.pathfinder` draws the same pictures fast
 streams                 text8, enwik8 and other long files of which the next byte is predicted
 baselines               what is reached on each task without learning anything long
 encoder                 the encoder around any attention, and its sizes (section 3.2 and appendix A)

@@ -8,8 +8,8 @@ ListOps      majority 17 %, first token 36 %: a model that scores 36 % has read 
 text         majority, histogram
 retrieval    majority, `jaccard` with a threshold
 pixels       majority, histogram
-pathfinder   majority, each of `ink_statistics` with a threshold: at 32 pixels, "hard", none above 55 % (500
-             pictures scored); at "easy" the distance of the dots reaches 59 % (1000 scored)
+pathfinder   majority, each of `ink_statistics` with a threshold: at 32 pixels none above 55 %, "easy" and
+             "hard" (2000 pictures scored)
 streams      `bits_per_byte`
 """
 
