@@ -17,6 +17,7 @@ from book.links import members
 from xfaccel.arena.measure import BOUND, drawn, parts
 from xfaccel.arena.table import NOTES, digits
 from xfaccel.arena.variants import VARIANTS, Variant
+from xfref.lra import published
 
 Array = np.ndarray
 README = Path(__file__).parents[2] / "README.md"
@@ -167,3 +168,37 @@ def _machine() -> str:
 
 def _first(n: float | None, lengths: list[int]) -> str:
     return "not yet" if n is None else f"{lengths[0]} or less" if n == lengths[0] else f"{n:.0f}"
+
+
+def published_accuracy() -> str:
+    """Table 1 of the Long Range Arena, a dagger at what is in doubt."""
+    columns = published.Accuracy._fields
+    return table(["model", *(name.capitalize() for name in columns)], [
+        [model, *(_printed(f"{x:.2f}", 1, model, column) if x == x else "failed"
+                  for column, x in zip(columns, row, strict=True))]
+        for model, row in published.ACCURACY.items()])
+
+
+def published_efficiency() -> str:
+    """Table 2 of the Long Range Arena, likewise."""
+    kinds = ("steps", "gigabytes")
+    return table(["model", *(f"{kind} at {n}" for kind in kinds for n in published.LENGTHS)], [
+        [model, *(_printed(f"{x:g}", 2, model, f"{kind} at {n}") for kind in kinds
+                  for n, x in zip(published.LENGTHS, getattr(row, kind), strict=True))]
+        for model, row in published.EFFICIENCY.items()])
+
+
+def published_pictures() -> str:
+    """Table 3 of the Long Range Arena."""
+    return table(["model", "test", "training"], [
+        [model, *(f"{x:.2f}" for x in pair)] for model, pair in published.IMAGE_TEST_AND_TRAINING.items()])
+
+
+def doubts() -> str:
+    """What is wrong with the numbers at which a dagger stands."""
+    return "\n".join(f"- Table {number}, {model}, {column}: {why}."
+                     for (number, model, column), why in published.DOUBTS.items())
+
+
+def _printed(x: str, number: int, model: str, column: str) -> str:
+    return f"{x} †" if published.doubtful(number, model, column) else x

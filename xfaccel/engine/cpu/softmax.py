@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from xfaccel.arrays import Rows, address, scratch
-from xfaccel.engine.cpu import by_distance, cache, threads
+from xfaccel.engine.cpu import by_distance, cache, labels, threads
 from xfaccel.engine.cpu.kernels import features as extra
 from xfaccel.engine.cpu.kernels import pairs
 from xfaccel.engine.cpu.kernels import tile as micro
@@ -22,7 +22,6 @@ from xfaccel.engine.cpu.memory import (
     load_real,
     size_of,
     start_of,
-    store_int,
     store_real,
 )
 from xfaccel.engine.cpu.tile_plain import LOG2_E, LOG_2, OPTIONS
@@ -38,7 +37,7 @@ FOLD = 16  # tiles of keys that are added up apart
  SLOTS, D, E, SCALE,             # tiles per leading entry (of the largest plane), key and value width
  Q, _, Q_ROW, K, _, K_ROW, V, _, V_ROW, OUT, _, OUT_ROW, LSE, _,
  KEY_MASK, _, KEY_MASK_COLUMN, MASK, _, MASK_ROW, MASK_COLUMN, BIAS, _, BIAS_ROW, BIAS_COLUMN,
- Q_LABEL, _, Q_LABEL_ROW, K_LABEL, _, K_LABEL_ROW, LABELS, LIMITS,  # how many, and the limits of each
+ Q_LABEL, _, _, _, _, _, LABELS, _,  # a record of `labels`
  Q_ORDER, _, K_ORDER, _, SO_FAR,    # where the rows lie; whether the output holds the result for other keys
  PAIRS,                             # whether q, k and v are bfloat16, multiplied in pairs
  PLANES, PLANE_OF, TILES, OFFSETS, SEGMENTS, MASKS,  # the tile list, and the plane of each leading entry
@@ -130,12 +129,7 @@ with cache.enabled():
             micro.fill(held, 1, zero + 1, zero)
             unfolded, folded = 0, False
             if special is not None:
-                for which in range(load_int(job + LABELS)):
-                    label = start_of(job + Q_LABEL, entry) + which * load_int(job + Q_LABEL_ROW)
-                    for lane in range(TILE):
-                        last = min(lane, count - 1)
-                        place = load_int(q_order + 8 * step * last) if ordered else first + step * last
-                        store_int(own_labels + 8 * (which * TILE + lane), load_int(label + 8 * place))
+                labels.take(job + Q_LABEL, entry, first, step, count, q_order, own_labels)
             ready = WIDE  # the first of 64 distances whose scores are in `upper`
             if distance is not None:
                 if load_int(by + by_distance.KEY) != 0:
@@ -198,17 +192,8 @@ with cache.enabled():
                             hidden = start_of(job + MASK, entry) + first * mask_row + key * column
                             mask_row, column = step * mask_row, key_step * column
                             micro.hide_mask(s, keys, count, hidden, mask_row, column, zero)
-                        for which in range(load_int(job + LABELS)):
-                            label = start_of(job + K_LABEL, entry) + which * load_int(job + K_LABEL_ROW)
-                            limits = load_int(job + LIMITS) + 16 * which
-                            here, label_step = label + 8 * key, 8 * key_step
-                            if ordered:
-                                for t in range(keys):
-                                    there = load_int(label + 8 * load_int(places + t * place_step))
-                                    store_int(labels_there + 8 * t, there)
-                                here, label_step = labels_there, 8
-                            micro.hide_labels(s, keys, own_labels + 8 * which * TILE, here, label_step,
-                                              load_int(limits), load_int(limits + 8), zero)
+                        labels.hide(job + Q_LABEL, entry, s, keys, key, key_step, places if ordered else 0,
+                                    own_labels, labels_there, zero)
                     if distance is not None:
                         if load_int(by + by_distance.KEY) != 0:
                             # the distances of the last lane and the first key, 64 on, and of the first lane:

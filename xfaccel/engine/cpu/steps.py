@@ -42,7 +42,8 @@ with cache.enabled():
         d, rows, kind = load_int(job + D), load_int(job + ROWS), load_int(job + KIND)
         root, unit = load_real(job + ROOT, zero), real(LOG2_E, zero)
         directions, direction_row = start_of(job + PROJECTION, entry), load_int(job + PROJECTION_ROW)
-        row.row_scores(x, directions, direction_row, everything, rows, d, root, powers, zero)
+        row.row_scores(x, directions, direction_row, everything, rows, d, root, powers,
+                       row.REAL, zero)
         count, token = load_int(job + FEATURES), table(x, 1, d, zero)
         factor, power = table(factors, 1, count, zero), table(powers, 1, count, zero)
         # what all features of a query have in common cancels in the quotient and is left out
@@ -135,7 +136,7 @@ with cache.enabled():
                         found += q_weight[0, f] * sums[0, f]
                 denominator[0, 0] = found
                 row.row_sum(q_weights, everything, features, s, e * size, e, whole,
-                            start_of(job + OUT, entry) + t * load_int(job + OUT_ROW), zero)
+                            start_of(job + OUT, entry) + t * load_int(job + OUT_ROW), row.REAL, zero)
         return 0
 
 
