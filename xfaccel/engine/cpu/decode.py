@@ -12,10 +12,8 @@ import numpy as np
 from numba import njit
 
 from xfaccel.arrays import Rows, address, scratch
-from xfaccel.engine.cpu import cache, threads
-from xfaccel.engine.cpu.exponential import exp2
+from xfaccel.engine.cpu import cache, chunks, threads
 from xfaccel.engine.cpu.kernels import rows as row
-from xfaccel.engine.cpu.kernels import tile as micro
 from xfaccel.engine.cpu.memory import (
     fetch_add,
     load_byte,
@@ -42,56 +40,11 @@ CHUNK = 256  # keys: 128 KiB of float32 with values, at width 64, for the querie
 
 with cache.enabled():
     @njit(**OPTIONS)
-    def _join(job, entry, zero):
-        """The results for all chunks of a head as one: each counts by its share of the exponentials."""
-        size, e, n, chunks = size_of(zero), load_int(job + E), load_int(job + N), load_int(job + CHUNKS)
-        parts = load_int(job + PARTS) + entry * chunks * n * (e + 2) * size
-        for i in range(n):
-            out = start_of(job + OUT, entry) + i * load_int(job + OUT_ROW)
-            for place in range(0, e * size, size):
-                store_real(out + place, zero, zero)
-            # the first part becomes the top and the sum of all
-            first = parts + i * (e + 2) * size
-            top, whole = load_real(first, zero), zero
-            for chunk in range(1, chunks):
-                top = max(top, load_real(first + chunk * n * (e + 2) * size, zero))
-            reference = top if top > -np.inf else zero
-            for chunk in range(chunks):
-                part = first + chunk * n * (e + 2) * size
-                weight = exp2(load_real(part, zero) - reference, zero) * load_real(part + size, zero)
-                whole += weight
-                for place in range(0, e * size, size):
-                    term = weight * load_real(part + 2 * size + place, zero)
-                    store_real(out + place, load_real(out + place, zero) + term, zero)
-            inverse = 1 / whole if whole != 0 else zero
-            for place in range(0, e * size, size):
-                store_real(out + place, load_real(out + place, zero) * inverse, zero)
-            if load_int(job + LSE) != 0:
-                store_real(first, top, zero)
-                store_real(first + size, whole, zero)
-                micro.logarithms(first, first + size, 1, start_of(job + LSE, entry) + i * size, size, zero)
-
-    @njit(**OPTIONS)
-    def _seen_by(keys, count, last):
-        """How many of these keys, in order, are no later than the last."""
-        while count > 0 and load_int(keys + 8 * (count - 1)) > last:
-            count -= 1
-        return count
-
-    @njit(**OPTIONS)
-    def _multiply(s, keys, count, factors, column, zero):
-        """s[j] *= factors[keys[j]]."""
-        for j in range(count):
-            place = s + j * size_of(zero)
-            factor = load_real(factors + load_int(keys + 8 * j) * column, zero)
-            store_real(place, load_real(place, zero) * factor, zero)
-
-    @njit(**OPTIONS)
     def _work(job, _, __, ___, zero):
         """Take chunks of keys until there are none."""
         size, d, e = size_of(zero), load_int(job + D), load_int(job + E)
         scale, n, m = load_real(job + SCALE, zero), load_int(job + N), load_int(job + M)
-        total, chunks = load_int(job + TOTAL), load_int(job + CHUNKS)
+        total, pieces = load_int(job + TOTAL), load_int(job + CHUNKS)
         k_row, v_row = load_int(job + K_ROW), load_int(job + V_ROW)
         # scratch: the keys of a chunk that are seen, and scores
         keys = load_int(job + SCRATCH) + fetch_add(job + WORKERS, 1) * load_int(job + SCRATCH_SIZE)
@@ -100,7 +53,7 @@ with cache.enabled():
             item = fetch_add(job + NEXT, 1)
             if item >= total:
                 break
-            entry, begin = item // chunks, item % chunks * CHUNK
+            entry, begin = item // pieces, item % pieces * CHUNK
             k, v = start_of(job + K, entry) + begin * k_row, start_of(job + V, entry) + begin * v_row
             kind, k_scale, v_scale = load_int(job + KIND), 0, 0
             k_column, v_column = load_int(job + K_SCALE_COLUMN), load_int(job + V_SCALE_COLUMN)
@@ -123,7 +76,7 @@ with cache.enabled():
                 here, there = q + i * q_row, part + i * part_row
                 # the last one sees most; what the others do not see is hidden from them
                 last = i + taken - 1 + load_int(job + LAST) - begin
-                found = _seen_by(keys, seen, last)
+                found = chunks.seen_by(keys, seen, last)
                 if taken == 1:
                     row.row_scores(here, k, k_row, keys, found, d, scale, s, kind, zero)
                 else:
@@ -131,13 +84,13 @@ with cache.enabled():
                                     zero)
                 for r in range(taken):
                     if kind == row.BYTE:
-                        _multiply(s + r * s_row, keys, found, k_scale, k_column, zero)
-                    for j in range(_seen_by(keys, found, last + 1 + r - taken), found):
+                        chunks.weigh(s + r * s_row, keys, found, k_scale, k_column, zero)
+                    for j in range(chunks.seen_by(keys, found, last + 1 + r - taken), found):
                         store_real(s + r * s_row + j * size, -np.inf, zero)
                     top = there + r * part_row
                     row.row_softmax(s + r * s_row, found, top, top + size, zero)
                     if kind == row.BYTE:
-                        _multiply(s + r * s_row, keys, found, v_scale, v_column, zero)
+                        chunks.weigh(s + r * s_row, keys, found, v_scale, v_column, zero)
                 if taken == 1:
                     row.row_sum(s, keys, found, v, v_row, e, there + size, there + 2 * size, kind,
                                 zero)
@@ -145,7 +98,10 @@ with cache.enabled():
                     row.rows_sum(s, s_row, keys, found, v, v_row, e, there + size, there + 2 * size,
                                  part_row, kind, zero)
             if fetch_add(load_int(job + LEFT) + 8 * entry, -1) == 1:
-                _join(job, entry, zero)
+                lse = start_of(job + LSE, entry) if load_int(job + LSE) != 0 else 0
+                of_head = load_int(job + PARTS) + entry * pieces * n * (e + 2) * size
+                out, out_row = start_of(job + OUT, entry), load_int(job + OUT_ROW)
+                chunks.join(of_head, n, pieces, e, out, out_row, lse, zero)
         return 0
 
 
@@ -157,8 +113,8 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, n: int, m: in
     that is float32, both float16, or bfloat16 as uint16; or int8, and `scales` are rows (1, m) of what to
     multiply each of their rows by.
     """
-    entries, chunks = len(q.offsets), max(-(-m // CHUNK), 1)
-    total = entries * chunks
+    entries, pieces = len(q.offsets), max(-(-m // CHUNK), 1)
+    total = entries * pieces
     if total * n == 0:
         return
     dtype = out.memory.dtype
@@ -167,9 +123,9 @@ def run(q: Rows, k: Rows, v: Rows, out: Rows, lse: Rows | None, *, n: int, m: in
     parts = -(-total * n * (e + 2) * dtype.itemsize // 8) * 8
     room = scratch(workers * size + parts + 8 * entries)
     start = address(room)
-    room[workers * size + parts:].view(np.int64)[:] = chunks
+    room[workers * size + parts:].view(np.int64)[:] = pieces
     job = np.array([
-        0, total, 0, 0, chunks, n, m, last, d, e, *q[2:5], *k[2:5], *v[2:5], *out[2:5],
+        0, total, 0, 0, pieces, n, m, last, d, e, *q[2:5], *k[2:5], *v[2:5], *out[2:5],
         *(lse[2:4] if lse else (0, 0)), *((*key_mask[2:4], key_mask.column) if key_mask else (0, 0, 0)),
         KINDS.get(k.memory.dtype, row.REAL),
         *((*scales[0][2:4], scales[0].column, *scales[1][2:4], scales[1].column) if scales else [0] * 6),
