@@ -576,6 +576,7 @@ SPECIAL = [
         (10.0 ** rng.integers(-30, 30, (9, 1)) * rng.standard_normal((9, 16)),), {})),
     free("quantize_rows", "rows of zeros", lambda rng: (
         (rng.standard_normal((5, 8)) * (np.arange(5)[:, None] % 2),), {})),
+    free("quantize_rows", "several chunks", lambda rng: ((rng.standard_normal((3, 123, 200)),), {})),
     free("quantize_rows", "another layout", lambda rng: ((rng.standard_normal((16, 3, 9)).T[:, ::-1],), {})),
     free("quantize_rows", "width 0", lambda rng: ((np.zeros((3, 0)),), {})),
     free("quantize_rows", "no rows", lambda rng: ((np.zeros((2, 0, 4)),), {})),

@@ -1,11 +1,14 @@
 """Softmax attention and its companions, fast. Follows `xfref.core`."""
 
+import math
+
 import numpy as np
 
 from xfaccel.arrays import (
     check_array,
     codes_and_scales,
     distinct,
+    empty,
     largest,
     leading,
     lengths,
@@ -20,6 +23,7 @@ from xfaccel.patterns import Pattern, past
 
 Array = np.ndarray
 Codes = tuple[Array, Array]  # rows as integers and the scale of each, from `quantize_rows`
+_CHUNK = 1 << 15  # numbers: 128 KiB of float32
 
 
 def softmax(scores: Array, axis: int = -1) -> Array:
@@ -102,17 +106,28 @@ def quantize_rows(x: Array) -> Codes:
 
     Raises: TypeError or ValueError if `x` is no array of finite floats with at least 2 axes.
     Cost: O(size) time.
-    Memory: rows * (w + 2) * size.
+    Memory: (min(rows * w, 32768) + 8192) * size; NumPy buffers 8192 numbers, and a GPU takes all rows at once.
     """
     check_array("x", x, least=2)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    codes, scales = empty(rows.shape, np.int8, x), empty((len(rows), 1), x.dtype, x)
+    # what NumPy goes over several times stays in the cache; a GPU is given its work at once
+    step = max(_CHUNK // max(x.shape[-1], 1), 1) if type(x) is np.ndarray else max(len(rows), 1)
+    for first in range(0, len(rows), step):
+        some = slice(first, first + step)
+        _quantize(rows[some], codes[some], scales[some])
+    return codes.reshape(x.shape), scales.reshape(x.shape[:-1])
+
+
+def _quantize(x: Array, codes: Array, scales: Array) -> None:
+    """Fill the codes (m, w) and scales (m, 1) of rows (m, w)."""
     rest = np.abs(x)
-    scales = largest(rest, -1, 0)
-    scales /= x.dtype.type(127)
+    np.divide(largest(rest, -1, 0), x.dtype.type(127), out=scales)
     if type(x) is np.ndarray and not np.isfinite(scales).all():
         raise ValueError("x needs finite numbers, got a NaN or an infinity")
     np.divide(x, np.where(scales == 0, x.dtype.type(1), scales), out=rest)
     np.rint(rest, out=rest)
-    return np.clip(rest, -127, 127, out=rest).astype(np.int8), scales[..., 0]
+    codes[...] = np.clip(rest, -127, 127, out=rest)
 
 
 def attention_into(result: tuple[Array, Array], q: Array, k: Array, v: Array, *,
