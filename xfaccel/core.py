@@ -106,7 +106,7 @@ def quantize_rows(x: Array) -> Codes:
 
     Raises: TypeError or ValueError if `x` is no array of finite floats with at least 2 axes.
     Cost: O(size) time.
-    Memory: (min(rows * w, 32768) + 8192) * size; NumPy buffers 8192 numbers, and a GPU takes all rows at once.
+    Memory: (min(rows * w, 32768) + 8192) * size; a GPU takes all rows at once.
     """
     check_array("x", x, least=2)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
