@@ -1,6 +1,6 @@
-"""xfaccel beside itself: what a relative term costs, and what numbers of 16 bits do.
+"""xfaccel beside itself: what a relative term costs, and what numbers of 16 and 8 bits do.
 
-Two comparisons of `peers.py`. A term's share is the speed of a call with it over that of the same tiles
+Comparisons of `peers.py`. A term's share is the speed of a call with it over that of the same tiles
 without it, the median over rounds of calls in turns: 1 is a term that costs nothing. Of 16 bits every
 contender gets the same numbers, rounded; its error is the relative L2 error of the first head against
 float64, in which the rounding of the result is most.
@@ -11,6 +11,8 @@ import sys
 import numpy as np
 from contest import OPTIONS, Array, Contender, error_of, load, measure, ours
 from torch_forms import NAME, sdpa, torch
+
+import xfaccel
 
 SPAN, RAMP, CLIP, GLOBALS = 256, 32, 16, 64
 
@@ -45,6 +47,17 @@ def terms(rounds: int) -> None:
         with_it, without = np.median(seconds, axis=0) * 1e3
         share = np.median(seconds[:, 1] / seconds[:, 0])
         print(f"{name:32}{with_it:10.3f}{without:10.3f}{share:8.2f}", flush=True)
+
+
+def small_keys(q: Array, k: Array, v: Array) -> list[Contender]:
+    """Attention to keys and values of 8 and of 16 bits. In the latter case q has 16 bits as well."""
+    codes = xfaccel.quantize_rows(k), xfaccel.quantize_rows(v)
+    contenders = [ours("attention", (q, *codes))._replace(name="xfaccel, int8 keys and values")]
+    if bfloat16 := load("ml_dtypes", "it brings bfloat16 to NumPy"):
+        narrow = tuple(x.astype(bfloat16.bfloat16) for x in (q, k, v))
+        contenders.append(Contender("xfaccel, bfloat16", ours("attention", narrow).call,
+                                    lambda out: out.astype(np.float32)))
+    return contenders
 
 
 def half(n: int, truth: Array, rounds: int) -> None:

@@ -156,7 +156,7 @@ def compare_few(m: int) -> None:
     q, k, v = np.random.default_rng(0).standard_normal((3, OPTIONS.heads, m, OPTIONS.width), np.float32)
     for n in (1, 4, 8):
         arrays = np.ascontiguousarray(q[:, :n]), k, v
-        contenders = [ours("attention", arrays), *torch_sdpa(*arrays, False)]
+        contenders = [ours("attention", arrays), *own_forms.small_keys(*arrays), *torch_sdpa(*arrays, False)]
         errors = [error_of(x, truth("full", *arrays)) for x in contenders]
         report(f"{n} queries, {m} keys, hot", contenders, errors, 4.0 * OPTIONS.heads * n * m * OPTIONS.width,
                measure(contenders, ROUNDS))

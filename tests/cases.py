@@ -443,6 +443,23 @@ def special(function, what, shape, options=None, *, size=1.0, call=None):
     return _case(f"{function}: {what}", variant, shape, options or {}, unjitted=unjitted)
 
 
+def of_codes(function, what, shape, options=None):
+    """A case whose keys and values are codes of 8 bits and scales, which are NaN where a key mask hides."""
+    def draw(rng, dtype):
+        q, (k, v) = draw_qkv(rng, dtype, shape)[0], (shape.k, shape.k if shape.v is None else shape.v)
+        kwargs = options(rng) if callable(options) else dict(options or {})
+        shown = kwargs.get("key_mask", True)
+        pairs = []
+        for lead, width in ((k, shape.d), (v, shape.e)):
+            scales = np.where(shown, rng.uniform(0.005, 0.02, (*lead, shape.m)), np.nan)
+            pairs.append((rng.integers(-127, 128, (*lead, shape.m, width), np.int8),
+                          scales.astype(np.float32 if q.itemsize == 2 else dtype)))
+        return (q, *pairs), kwargs
+
+    tiny = max(shape.n, shape.m) <= 20
+    return Case(f"{function}: codes, {what}", function, draw, plain(function), tiny, tiny)
+
+
 def free(function, what, draw, call=None):
     """A case that is not of the form q, k, v: `draw` gives the arguments."""
     def cast(rng, dtype):
@@ -554,6 +571,30 @@ SPECIAL = [
     free("merge", "nothing seen", lambda rng: partial_results(rng, hide=1)),
     free("merge", "far apart", lambda rng: tuple(
         [(lambda a, x, b, y: (a, 1e4 * x, b, 1e4 * y))(*partial_results(rng, hide=0)[0]), {}])),
+    free("quantize_rows", "rows", lambda rng: ((rng.standard_normal((2, 3, 9, 16)),), {})),
+    free("quantize_rows", "rows of very different sizes", lambda rng: (
+        (10.0 ** rng.integers(-30, 30, (9, 1)) * rng.standard_normal((9, 16)),), {})),
+    free("quantize_rows", "rows of zeros", lambda rng: (
+        (rng.standard_normal((5, 8)) * (np.arange(5)[:, None] % 2),), {})),
+    free("quantize_rows", "several chunks", lambda rng: ((rng.standard_normal((3, 123, 200)),), {})),
+    free("quantize_rows", "another layout", lambda rng: ((rng.standard_normal((16, 3, 9)).T[:, ::-1],), {})),
+    free("quantize_rows", "width 0", lambda rng: ((np.zeros((3, 0)),), {})),
+    free("quantize_rows", "no rows", lambda rng: ((np.zeros((2, 0, 4)),), {})),
+    # attention to codes of 8 bits: a few queries read them as they are
+    *(of_codes(function, what, shape, own) for function in ("attention", "attention_lse")
+      for what, shape, own in (
+        ("one query", Shape(1, 600, q=(2, 3), k=(3,)), {}),
+        ("few queries", Shape(5, 600, q=(2, 3), k=(3,)), lambda rng: dict(
+            key_mask=rng.random((3, 600)) < 0.6, scale=0.3)),
+        ("few queries, causal", Shape(8, 600), dict(causal=True)),
+        ("few queries, keys with more axes", Shape(3, 20, q=(3,), k=(2, 1), v=(2, 3)), {}),
+        ("few queries, no keys", Shape(3, 0), {}),
+        ("few queries, mask and bias", Shape(7, 20), lambda rng: dict(
+            mask=rng.random((7, 20)) < 0.6, bias=rng.standard_normal((3, 7, 20)))),
+        ("more queries", Shape(20, 70, q=(2, 3), k=(3,)), lambda rng: dict(
+            key_mask=rng.random((3, 70)) < 0.6, causal=True)),
+        ("pattern", Shape(20, 20, q=(2,), k=(2,)), dict(mask=lambda p: p.window(20, left=5, right=5))),
+      )),
     # attention: masks and biases
     *(special(function, what, shape, options) for function in ("attention", "attention_lse")
       for what, shape, options in (

@@ -154,7 +154,7 @@ def call(function, args, kwargs, allowed):
 UFUNCS = {
     "absolute", "add", "bitwise_and", "bitwise_or", "cos", "divide", "equal", "exp", "floor_divide",
     "greater", "greater_equal", "invert", "isfinite", "isnan", "less", "less_equal", "log", "matmul",
-    "maximum", "minimum", "multiply", "negative", "not_equal", "remainder", "sin", "sqrt", "subtract"}
+    "maximum", "minimum", "multiply", "negative", "not_equal", "remainder", "rint", "sin", "sqrt", "subtract"}
 
 # functions of arrays, and what they take by name
 FUNCTIONS = {name: set(words.split()) for name, words in {

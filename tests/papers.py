@@ -16,7 +16,9 @@ import xfref
 
 README = Path(__file__).parents[1] / "README.md"
 BESIDE = {"attention": ["attention_lse", "merge", "softmax"]}  # they share its row
-OTHER_HEADS = {"layer_norm": ("Layer Normalization", "2016", "1607.06450")}  # second in their file's head
+OTHER_HEADS = {  # further ones in their file's head
+    "layer_norm": ("Layer Normalization", "2016", "1607.06450"),
+    "quantize_rows": ("Q8BERT: Quantized 8Bit BERT", "2019", "1910.06188")}
 BORDERS = "<!-- papers: made by tests/papers.py -->", "<!-- end of papers -->"
 
 

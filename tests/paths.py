@@ -136,6 +136,12 @@ def few(function, q, k, v, **options):
     return function(q[..., :7, :], k, v, **options)
 
 
+def few_to_codes(function, q, k, v, **options):
+    """The same codes and scales whatever the type of k and v."""
+    pairs = (xfaccel.quantize_rows(x.astype(np.float32)) for x in (k, v))
+    return function(q[..., :7, :], *pairs, **options)
+
+
 def projections(rng):
     return dict(key_projection=rng.standard_normal((70, N)), value_projection=rng.standard_normal((70, N)))
 
@@ -189,6 +195,8 @@ def _paths() -> Iterator[tuple[str, Path]]:
                                    key_mask=lambda rng: dict(key_mask=rng.random((2, LONG)) < 0.7)):
         for lse, function in functions:
             yield _name("decode", *operands, *lse), Path(function, options(*draws), LONG, adapter=few)
+        yield _name("decode", *operands, "scales", "lse"), Path("attention_lse", options(*draws), LONG,
+                                                                adapter=few_to_codes)
     yield _name("gather", "lse", "joined"), Path("star_ring", options(embedded))
     for kind in ("elu", *scan_face.KINDS):
         function, own = ("linear_transformer", {}) if kind == "elu" else ("performer", features(kind))
@@ -223,7 +231,7 @@ def _gather_words(x: dict) -> list[str]:
 
 
 def _decode_words(x: dict) -> list[str]:
-    return ["causal"] * (x["last"] < x["m"]) + _given(x, "key_mask", "lse")
+    return ["causal"] * (x["last"] < x["m"]) + _given(x, "key_mask", "scales", "lse")
 
 
 def _scan_words(x: dict) -> list[str]:

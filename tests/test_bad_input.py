@@ -17,6 +17,8 @@ KERNEL = np.zeros((3, 4, 4))
 LOGITS = np.zeros((2, 3, 9, 11))
 ROUTES = np.array([[0, 3, 4], [1, 3, 8]])
 SORT = np.ones((3, 3))
+CODES_K, CODES_V = (np.zeros(x.shape, np.int8) for x in (K, V))
+PAIR_K, PAIR_V = (CODES_K, np.ones(K.shape[:-1])), (CODES_V, np.ones(V.shape[:-1]))
 LSE = np.zeros((2, 3, 9))
 OUT = np.zeros((2, 3, 9, 5))
 OLDER = np.zeros((2, 4)), np.zeros((2, 5))
@@ -123,6 +125,35 @@ TABLE = [  # (call, the error, words of its message)
         (zeros(9, 10), ValueError, ["bias", "9", "11", "(9, 10)"]),
         (zeros(2, 9, 11), ValueError, ["bias", "(2, 3)", "(2, 9, 11)"]),
     ]),
+    *((on(function, **(dict(k=PAIR_K, v=PAIR_V) | wrong)), error, words) for function in DENSE
+      for wrong, error, words in [
+        (dict(v=V), TypeError, ["v needs", "pair (codes, scales)", "ndarray of float64"]),
+        (dict(k=K), TypeError, ["k needs", "pair (codes, scales)", "ndarray of float64"]),
+        (dict(k=(CODES_K,)), TypeError, ["k needs", "pair", "tuple of length 1"]),
+        (dict(k=[*PAIR_K]), TypeError, ["k needs", "pair", "list of length 2"]),
+        (dict(k=(K, PAIR_K[1])), TypeError, ["k[0] needs", "int8", "float64"]),
+        (dict(v=(CODES_V.tolist(), PAIR_V[1])), TypeError, ["v[0] needs", "int8", "list"]),
+        (dict(v=(CODES_V.view(np.uint8), PAIR_V[1])), TypeError, ["v[0] needs", "int8", "uint8"]),
+        (dict(k=(np.zeros(4, np.int8), np.ones(()))), ValueError, ["k[0] needs", "2 axes", "(4,)"]),
+        (dict(k=(CODES_K, PAIR_K[1].astype(int))), TypeError, ["k[1]", "floats", "int64"]),
+        (dict(v=(CODES_V, 0.5)), TypeError, ["v[1]", "floats", "float 0.5"]),
+        (dict(v=(CODES_V, np.ones((2, 3, 10)))), ValueError, ["v[1]", "2, 3, 11)", "(2, 3, 10)"]),
+        (dict(k=(CODES_K, np.ones(11))), ValueError, ["k[1]", "2, 3, 11)", "(11,)"]),
+        (dict(k=(CODES_K, np.ones((2, 3, 11, 1)))), ValueError, ["k[1]", "2, 3, 11)", "(2, 3, 11, 1)"]),
+        (dict(q=zeros(2, 3, 9, 5)), ValueError, ["q and k", "width", "5", "4"]),
+        (dict(v=(CODES_V[..., :10, :], PAIR_V[1][..., :10])), ValueError, ["k and v", "length", "11", "10"]),
+        (dict(q=zeros(4, 3, 9, 4)), ValueError, ["leading axes", "q, k and v", "(4, 3, 9, 4)"]),
+        (dict(q=Q.astype(int)), TypeError, ["q needs", "float32 or float64", "int64"]),
+        (dict(q=zeros(4)), ValueError, ["q needs", "2 axes", "(4,)"]),
+        (dict(q=zeros(2, 3, 2, 4), key_mask=np.ones(9, bool)), ValueError, ["key_mask", "11", "(9,)"]),
+        (dict(q=zeros(2, 3, 2, 4), scale=np.inf), ValueError, ["scale", "finite", "inf"]),
+    ]),
+    # quantize_rows
+    (("quantize_rows", ([[1.0]],), {}), TypeError, ["x needs", "numpy.ndarray", "list"]),
+    (("quantize_rows", (np.arange(3)[:, None],), {}), TypeError, ["x needs", "float32 or float64", "int64"]),
+    (("quantize_rows", (zeros(4),), {}), ValueError, ["x needs", "2 axes", "(4,)"]),
+    *((("quantize_rows", (np.array([[1.0, wrong], [0.0, 1.0]]),), {}), ValueError,
+       ["x needs", "finite", "NaN or an infinity"]) for wrong in (np.nan, np.inf, -np.inf)),
     # softmax, layer_norm, merge
     (("softmax", ([1.0, 2.0],), {}), TypeError, ["scores", "numpy.ndarray", "list"]),
     (("softmax", (np.arange(3),), {}), TypeError, ["scores", "float32 or float64", "int64"]),
@@ -763,9 +794,10 @@ def test_the_good_call_that_the_table_spoils(package, function):
     run(package, on(function))
 
 
-@pytest.mark.parametrize("call", [on_reformer(), ("lsh_buckets", (K, np.zeros((4, 2, 3))), {})],
+@pytest.mark.parametrize("call", [on_reformer(), ("lsh_buckets", (K, np.zeros((4, 2, 3))), {}),
+                                  *(on(function, k=PAIR_K, v=PAIR_V) for function in DENSE)],
                          ids=lambda call: call[0])
-def test_the_good_calls_without_q(package, call):
+def test_the_good_calls_of_another_form(package, call):
     run(package, call)
 
 

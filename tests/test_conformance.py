@@ -11,7 +11,8 @@ assert len({case.name for case in CASES}) == len(CASES), "two cases share a name
 
 DTYPES = [np.float32, np.float64]
 # numbers of 16 bits go through one door before all functions: a few cases of each
-IN_HALF = ("square", "causal, several tiles", "key mask per batch entry, garbage under it", "in steps of 7")
+IN_HALF = ("square", "causal, several tiles", "key mask per batch entry, garbage under it", "in steps of 7",
+           "codes, few queries", "codes, more queries")
 DEVICES = ["cpu"]  # a GPU joins as "gpu": inputs through cupy.asarray, results back through cupy.asnumpy
 
 

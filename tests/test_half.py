@@ -1,6 +1,7 @@
 """float16 and bfloat16: the casts against NumPy's own, and the door before all functions."""
 
 import pickle
+import tracemalloc
 
 import cases
 import ml_dtypes
@@ -196,3 +197,30 @@ def test_few_queries_read_keys_as_they_are(dtype, rng, monkeypatch):
         assert_matches(call(xfaccel, args, {}), *expected(call, args, {}))
         assert widened == [queries.size]
         widened.clear()
+
+
+def test_few_queries_read_codes_as_they_are(rng):
+    """Nowhere in the call is there a copy of the keys, not even of their bytes."""
+    q, k, v = qkv(rng, np.float32, (2, 3, 16))[0], *qkv(rng, np.float32, (2, 8192, 16))[1:]
+    pairs = [xfaccel.quantize_rows(x) for x in (k, v)]
+    xfaccel.attention(q, *pairs)
+    tracemalloc.start()
+    try:
+        xfaccel.attention(q, *pairs)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < pairs[0][0].nbytes / 2
+
+
+def test_one_head_of_codes_for_many_is_restored_once(rng, monkeypatch):
+    steps = []
+    run = engine.cpu.run
+    monkeypatch.setattr(engine.cpu, "run", lambda *operands, **options: steps.extend(
+        x.memory.strides[0] for x in operands[1:3]) or run(*operands, **options))
+    q = rng.standard_normal((8, 9, 4), np.float32)
+    codes, scales = xfaccel.quantize_rows(q[:1])
+    many = np.broadcast_to(codes, q.shape), np.broadcast_to(scales, q.shape[:-1])
+    out = xfaccel.attention(q, many, many)
+    assert steps == [0, 0]
+    np.testing.assert_array_equal(out, xfaccel.attention(q, (codes, scales), (codes, scales)))

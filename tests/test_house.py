@@ -262,7 +262,7 @@ def test_every_law_is_of_a_public_name():
 def test_every_attention_has_a_row_in_the_arena():
     from xfaccel.arena.variants import VARIANTS
 
-    pieces = {"softmax", "layer_norm", "attention_lse", "merge", "patterns"}
+    pieces = {"softmax", "layer_norm", "attention_lse", "merge", "quantize_rows", "patterns"}
     decisions = {"lsh_buckets", "routing_clusters", "sinkhorn_sort"}  # taken inside the rows of their papers
     steps = {name for name in both_names() if name.endswith("_step")}
     assert {variant.function for variant in VARIANTS} == set(both_names()) - pieces - decisions - steps

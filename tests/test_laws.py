@@ -7,6 +7,7 @@ import itertools
 import math
 import tracemalloc
 
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.special
@@ -66,6 +67,53 @@ def test_attention_by_hand(package):
     close(lse, np.log([3.0, 4.0]))
     close(package.attention(q, k, v, scale=1.0, causal=True), np.array([[6.0], [10.5]]))
     close(package.attention(q, k, v, scale=1.0, bias=np.log([[3.0, 2.0]])), np.array([[7.5], [12 - 6 / 3]]))
+
+
+@law("quantize_rows")
+def test_quantize_rows_by_hand(package):
+    x = np.array([[127.0, -0.5, 1.5, 2.5, -64.4], [0.0, 0.0, 0.0, 0.0, 0.0], [-6.35, 0.26, 0.024, 0.0, 6.34]])
+    codes, scales = package.quantize_rows(x)
+    assert codes.dtype == np.int8
+    assert codes.tolist() == [[127, 0, 2, 2, -64], [0, 0, 0, 0, 0], [-127, 5, 0, 0, 127]]
+    close(scales, np.array([1.0, 0.0, 0.05]))
+
+
+@law("quantize_rows")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_codes_are_off_by_half_a_scale_at_most(package, rng, dtype):
+    x = (10.0 ** rng.integers(-3, 4, (2, 50, 1)) * rng.standard_normal((2, 50, 33))).astype(dtype)
+    codes, scales = package.quantize_rows(x)
+    assert scales.dtype == (np.float32 if x.itemsize == 2 else dtype)
+    assert codes.shape == x.shape and scales.shape == x.shape[:-1]
+    wide, scales = x.astype(np.float64), scales.astype(np.float64)
+    assert (np.abs(codes).max(axis=-1) == 127).all()
+    assert (np.abs(wide - codes * scales[..., None]) <= 0.5001 * scales[..., None]).all()
+    # turned or scaled by a power of two, a row has the same digits
+    for factor in (-1, 4):
+        other = package.quantize_rows(x * x.dtype.type(factor))
+        np.testing.assert_array_equal(other[0], np.sign(factor) * codes)
+        close(other[1].astype(np.float64), abs(factor) * scales, 0)
+
+
+@law("quantize_rows")
+def test_codes_of_the_smallest_numbers_do_not_wrap(package):
+    x = np.finfo(np.float32).smallest_subnormal * np.array([[190, -190, 1], [60, 1, 0]], np.float32)
+    assert package.quantize_rows(x)[0].tolist() == [[127, -127, 1], [0, 0, 0]]
+
+
+@law("attention", "attention_lse", "quantize_rows")
+@pytest.mark.parametrize("n", [3, 12])
+def test_attention_to_codes_is_that_to_what_they_stand_for(package, rng, n):
+    q, k, v = qkv(rng, n, 300)
+    (k, k_scales), (v, v_scales) = pairs = [package.quantize_rows(x) for x in (k, v)]
+    seen = rng.random((2, 1, 300)) < 0.7
+    out, lse = package.attention_lse(q, *pairs, key_mask=seen, scale=0.7)
+    for place in np.ndindex(2, 3):
+        restored = (codes[place] * scales[place][:, None] for codes, scales in ((k, k_scales), (v, v_scales)))
+        keys, values = restored
+        close(out[place], loops(q[place], keys, values, lambda i, j: True, 0.7, seen[place[0], 0]))
+        hidden = np.where(seen[place[0], 0], 0.7 * q[place] @ keys.T, -np.inf)
+        close(lse[place], scipy.special.logsumexp(hidden, axis=-1))
 
 
 @law("linear_transformer", "linear_transformer_step")

@@ -5,7 +5,7 @@ Arrays of CuPy are taken too: what is called with them computes on their GPU and
 
 from xfaccel import patterns
 from xfaccel.control import set_threads, warmup
-from xfaccel.core import attention, attention_lse, layer_norm, merge, softmax
+from xfaccel.core import attention, attention_lse, layer_norm, merge, quantize_rows, softmax
 from xfaccel.fixed.adaptive_span import adaptive_span
 from xfaccel.fixed.axial import axial
 from xfaccel.fixed.bigbird import bigbird
@@ -31,7 +31,7 @@ from xfaccel.recurrent.compressive_transformer import compressive_transformer
 from xfaccel.recurrent.transformer_xl import transformer_xl
 
 __all__ = [
-    "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
+    "softmax", "layer_norm", "attention", "attention_lse", "merge", "quantize_rows",     # the definition
     "patterns",                                                                         # who sees whom
     "block_local", "sliding_window", "random_tokens", "star_ring", "sparse_strided",    # fixed patterns
     "sparse_fixed", "longformer", "etc", "bigbird", "image_1d", "image_2d", "axial",
@@ -44,8 +44,9 @@ __all__ = [
     "set_threads", "warmup",                                                            # the process
 ]
 
-# numbers of 16 bits too; denominators and states stay float32
-_WIDE = {"attention_lse": (1,), "merge": (1,), "linear_transformer_step": (0,), "performer_step": (0,)}
+# numbers of 16 bits too; denominators, scales and states stay float32
+_WIDE = {"attention_lse": (1,), "merge": (1,), "quantize_rows": (1,), "linear_transformer_step": (0,),
+         "performer_step": (0,)}
 for _name in __all__:
     if callable(globals()[_name]) and _name not in ("set_threads", "warmup"):
         globals()[_name] = _any_float(globals()[_name], _WIDE.get(_name, ()))

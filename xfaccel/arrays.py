@@ -182,6 +182,11 @@ def lengths(q: Array, k: Array, v: Array, *, equal: bool = False, more_keys: boo
             and q.dtype in _NATIVE and min(q.ndim, k.ndim, v.ndim) >= 2):
         for name, x in (("q", q), ("k", k), ("v", v)):
             check_array(name, x, least=2, dtype=getattr(q, "dtype", None))
+    return shapes_fit(q, k, v, equal, more_keys)
+
+
+def shapes_fit(q: Array, k: Array, v: Array, equal: bool = False, more_keys: bool = False) -> tuple[int, int]:
+    """What `lengths` does for arrays of at least two axes, whatever their types."""
     (n, width), (m, key_width), values = q.shape[-2:], k.shape[-2:], v.shape[-2]
     if width != key_width:
         raise ValueError(f"q and k need the same width, got {width} and {key_width}")
@@ -207,6 +212,22 @@ def leading(*arrays: Array, names: str = "q, k and v") -> tuple[int, ...]:
     except ValueError:
         raise ValueError(f"the leading axes of {names} do not broadcast: got the shapes "
                          + ", ".join(str(x.shape) for x in arrays)) from None
+
+
+def codes_and_scales(name: str, pair: object, q: Array) -> tuple[Array, Array]:
+    """A pair of `quantize_rows`, int8 (..., m, w) and the scale of each row (..., m), for the queries `q`.
+
+    Raises: TypeError or ValueError, naming the pair or its entry, unless it is one.
+    """
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise TypeError(f"{name} needs a pair (codes, scales), as the other of k and v is one, "
+                        f"got {describe(pair)}")
+    codes, scales = pair
+    if not is_array(codes) or codes.dtype != np.int8:
+        raise TypeError(f"{name}[0] needs a numpy.ndarray of int8, got {describe(codes)}")
+    if codes.ndim < 2:
+        raise ValueError(f"{name}[0] needs at least 2 axes, got the shape {codes.shape}")
+    return codes, parameter(f"{name}[1]", scales, sum_dtype(q), own=codes.shape[:-1], lead=())
 
 
 def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...], name: str = "key_mask") -> Array:

@@ -1,14 +1,29 @@
 """Softmax attention and its companions, fast. Follows `xfref.core`."""
 
+import math
+
 import numpy as np
 
-from xfaccel.arrays import check_array, largest, leading, lengths, parameter
+from xfaccel.arrays import (
+    check_array,
+    codes_and_scales,
+    distinct,
+    empty,
+    largest,
+    leading,
+    lengths,
+    parameter,
+    shapes_fit,
+    sum_dtype,
+)
 from xfaccel.engine import tiles
 from xfaccel.engine.cpu.decode import FEW
 from xfaccel.engine.softmax import attend, attend_few, attend_listed, shares
 from xfaccel.patterns import Pattern, past
 
 Array = np.ndarray
+Codes = tuple[Array, Array]  # rows as integers and the scale of each, from `quantize_rows`
+_CHUNK = 1 << 15  # numbers: 128 KiB of float32
 
 
 def softmax(scores: Array, axis: int = -1) -> Array:
@@ -50,7 +65,7 @@ def layer_norm(x: Array, gain: Array, bias: Array, eps: float = 1e-5) -> Array:
     return out
 
 
-def attention(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None = None,
+def attention(q: Array, k: Array | Codes, v: Array | Codes, *, mask: Array | Pattern | None = None,
               key_mask: Array | None = None, bias: Array | None = None, causal: bool = False,
               scale: float | None = None) -> Array:
     """Softmax attention without the (n, m) matrix. `mask` may also be a pattern of `xfaccel.patterns`.
@@ -63,12 +78,13 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None = No
     Memory: threads * tile(d, e) + 4 * n, where tile(d, e) = 64 * (69 + 2 * d + 3 * e) * size
         and made(r) = 300 * min(r, 2**15) - heads * n * e * size; a pattern of r ranges for each query takes
     made(n * r) when it is first used, before there is a result, and up to 25 * n * r from then on. Up to 8
-    queries read every key once, in chunks: heads * n * (e + 2) * size for each 256 of them.
+    queries read every key once, in chunks: heads * n * (e + 2) * size for each 256 of them. Without mask and
+    bias they read pairs of `quantize_rows` as they are; all other calls restore these, as copies of k and v.
     """
     return _attend(q, k, v, mask, key_mask, bias, causal, scale, False)[0]
 
 
-def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None = None,
+def attention_lse(q: Array, k: Array | Codes, v: Array | Codes, *, mask: Array | Pattern | None = None,
                   key_mask: Array | None = None, bias: Array | None = None, causal: bool = False,
                   scale: float | None = None) -> tuple[Array, Array]:
     """`attention` and the logarithm of each row's denominator, -inf for a query that sees no key.
@@ -80,6 +96,38 @@ def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | Pattern | None 
     Memory: threads * tile(d, e) + 4 * n.
     """
     return _attend(q, k, v, mask, key_mask, bias, causal, scale, True)
+
+
+def quantize_rows(x: Array) -> Codes:
+    """Each row as integers of 8 bits and the scale that they are multiples of, for `attention`.
+
+    (...,m,w) -> (...,m,w),(...,m). Follows `xfref.quantize_rows`. No value on a GPU is looked at by the
+    host: there, a row that is not finite has a scale that is not, and any codes.
+
+    Raises: TypeError or ValueError if `x` is no array of finite floats with at least 2 axes.
+    Cost: O(size) time.
+    Memory: (min(rows * w, 32768) + 8192) * size; a GPU takes all rows at once.
+    """
+    check_array("x", x, least=2)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    codes, scales = empty(rows.shape, np.int8, x), empty((len(rows), 1), x.dtype, x)
+    # what NumPy goes over several times stays in the cache; a GPU is given its work at once
+    step = max(_CHUNK // max(x.shape[-1], 1), 1) if type(x) is np.ndarray else max(len(rows), 1)
+    for first in range(0, len(rows), step):
+        some = slice(first, first + step)
+        _quantize(rows[some], codes[some], scales[some])
+    return codes.reshape(x.shape), scales.reshape(x.shape[:-1])
+
+
+def _quantize(x: Array, codes: Array, scales: Array) -> None:
+    """Fill the codes (m, w) and scales (m, 1) of rows (m, w)."""
+    rest = np.abs(x)
+    np.divide(largest(rest, -1, 0), x.dtype.type(127), out=scales)
+    if type(x) is np.ndarray and not np.isfinite(scales).all():
+        raise ValueError("x needs finite numbers, got a NaN or an infinity")
+    np.divide(x, np.where(scales == 0, x.dtype.type(1), scales), out=rest)
+    np.rint(rest, out=rest)
+    codes[...] = np.clip(rest, -127, 127, out=rest)
 
 
 def attention_into(result: tuple[Array, Array], q: Array, k: Array, v: Array, *,
@@ -120,9 +168,20 @@ def merge_into(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, A
     return out, lse
 
 
-def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask: Array | None,
-            bias: Array | None, causal: bool, scale: float | None,
+def _attend(q: Array, k: Array | Codes, v: Array | Codes, mask: Array | Pattern | None,
+            key_mask: Array | None, bias: Array | None, causal: bool, scale: float | None,
             with_lse: bool, into: tuple[Array, Array] | None = None) -> tuple[Array, Array | None]:
+    if isinstance(k, tuple) or isinstance(v, tuple):
+        check_array("q", q, least=2)
+        (k, k_scales), (v, v_scales) = codes_and_scales("k", k, q), codes_and_scales("v", v, q)
+        n, _ = shapes_fit(q, k, v)
+        if _reads_once(q, mask, bias):
+            return attend_few(q, k, v, causal=causal, key_mask=key_mask, scale=scale, with_lse=with_lse,
+                              scales=(k_scales, v_scales))
+        wide, k, v = q.astype(sum_dtype(q), copy=False), _restored(k, k_scales), _restored(v, v_scales)
+        out, lse = _attend(wide, k, v, mask, key_mask, bias, causal, scale, with_lse)
+        # of NumPy's the door makes 16 bits again
+        return out if type(q) is np.ndarray else out.astype(q.dtype, copy=False), lse
     n, m = lengths(q, k, v)
     if isinstance(mask, Pattern):
         if mask.shape[-2:] != (n, m):
@@ -142,11 +201,21 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | Pattern | None, key_mask
             mask = mask & past(n, m)
         return _attend_shares(q, k, v, mask.tile_lists(), plane_axes=axes, key_mask=key_mask, bias=bias,
                               scale=scale, with_lse=with_lse, into=into)
-    if n <= FEW and mask is None and bias is None and into is None and type(q) is np.ndarray:
+    if into is None and _reads_once(q, mask, bias):
         return attend_few(q, k, v, causal=causal, key_mask=key_mask, scale=scale, with_lse=with_lse)
     tile_list = tiles.band(n, m, -tiles.WIDE, 0 if causal else tiles.WIDE)
     return attend(q, k, v, tile_list, key_mask=key_mask, mask=mask, bias=bias, scale=scale,
                   with_lse=with_lse, into=into)
+
+
+def _reads_once(q: Array, mask: Array | None, bias: Array | None) -> bool:
+    """Whether `attend_few` does it."""
+    return q.shape[-2] <= FEW and mask is None and bias is None and type(q) is np.ndarray
+
+
+def _restored(codes: Array, scales: Array) -> Array:
+    """The rows that a pair of `quantize_rows` stands for; what is only repeated stays one."""
+    return np.broadcast_to(distinct(codes) * distinct(scales[..., None]), codes.shape)
 
 
 def _attend_shares(q: Array, k: Array, v: Array, shares: tuple[tiles.Share, ...], *, bias: Array | None,

@@ -21,9 +21,9 @@ DATA = {"q", "k", "v", "qk", "x", "scores", "logits", "global_q", "global_k", "g
 HOST = {"dilation", "global_tokens", "sub_block", "random_blocks", "span"}
 # functions that do in ordinary arithmetic what 16 bits would not do for: exponentials, features, terms by
 # distance, sorts. All others hand numbers of 16 bits to the kernels as they are
-IN_FLOAT32 = {"softmax", "layer_norm", "merge", "adaptive_span", "shaw", "lsh_buckets", "routing_clusters",
-              "sinkhorn_sort", "performer", "performer_step", "linear_transformer_step", "transformer_xl",
-              "compressive_transformer"}
+IN_FLOAT32 = {"softmax", "layer_norm", "merge", "quantize_rows", "adaptive_span", "shaw", "lsh_buckets",
+              "routing_clusters", "sinkhorn_sort", "performer", "performer_step", "linear_transformer_step",
+              "transformer_xl", "compressive_transformer"}
 
 
 def call(function: Callable, given: dict[str, object], like: str, wide: tuple[int, ...]) -> object:

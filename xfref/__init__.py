@@ -5,7 +5,7 @@ line that is it, the shapes `(...,n,d),(...,m,d),(...,m,e)->(...,n,e)`, its cost
 """
 
 from xfref import lra, patterns
-from xfref.core import attention, attention_lse, layer_norm, merge, softmax
+from xfref.core import attention, attention_lse, layer_norm, merge, quantize_rows, softmax
 from xfref.fixed.adaptive_span import adaptive_span, dynamic_span, span_penalty
 from xfref.fixed.axial import axial, axial_transformer, axial_transformer_weights
 from xfref.fixed.bigbird import bigbird, bigbird_random_blocks
@@ -58,7 +58,7 @@ from xfref.transformer import (
 )
 
 __all__ = [
-    "softmax", "layer_norm", "attention", "attention_lse", "merge",                      # the definition
+    "softmax", "layer_norm", "attention", "attention_lse", "merge", "quantize_rows",     # the definition
     "patterns",                                                                         # who sees whom
     "sinusoidal_positions", "multi_head", "multi_head_weights", "feed_forward",         # around attention
     "feed_forward_weights", "encoder_block", "encoder_block_weights", "reversible_block",
@@ -82,8 +82,9 @@ __all__ = [
     "lra",                                                                              # Long Range Arena
 ]
 
-# numbers of 16 bits too; denominators and states stay float32
-_WIDE = {"attention_lse": (1,), "merge": (1,), "linear_transformer_step": (0,), "performer_step": (0,)}
+# numbers of 16 bits too; denominators, scales and states stay float32
+_WIDE = {"attention_lse": (1,), "merge": (1,), "quantize_rows": (1,), "linear_transformer_step": (0,),
+         "performer_step": (0,)}
 for _name in __all__:
     if callable(globals()[_name]):
         globals()[_name] = _any_float(globals()[_name], _WIDE.get(_name, ()))

@@ -2,10 +2,13 @@
 
 Attention Is All You Need. Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin. 2017.
 arXiv:1706.03762, Section 3.2.1, Eq. 1; the normalisation layer is Layer Normalization, Ba, Kiros, Hinton,
-2016, arXiv:1607.06450, Eq. 4.
+2016, arXiv:1607.06450, Eq. 4; rows as integers of 8 bits are after Q8BERT: Quantized 8Bit BERT, Zafrir,
+Boudoukh, Izsak, Wasserblat, 2019, arXiv:1910.06188.
 
 Differs: a query that sees no key gets zeros, where the equation would divide zero by zero. With fewer
 queries than keys the last query sits on the last key (query i has position i + m - n), as with cached keys.
+Q8BERT has one scale for a whole array and multiplies in integers; here every row has its own, so that a large
+key costs the others no digits and a new one changes none before it, and products are of floats.
 
 Letters used in the whole book: `n` queries, `m` keys, `d` key width, `e` value width, `...` leading axes.
 """
@@ -17,6 +20,7 @@ from numbers import Integral, Real
 import numpy as np
 
 Array = np.ndarray
+Codes = tuple[Array, Array]  # rows as integers and the scale of each, from `quantize_rows`
 
 
 def softmax(scores: Array, axis: int = -1) -> Array:
@@ -58,8 +62,9 @@ def layer_norm(x: Array, gain: Array, bias: Array, eps: float = 1e-5) -> Array:
     return gain * centred / np.sqrt(variance + x.dtype.type(eps)) + bias  # Ba et al., Eq. 4
 
 
-def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, key_mask: Array | None = None,
-              bias: Array | None = None, causal: bool = False, scale: float | None = None) -> Array:
+def attention(q: Array, k: Array | Codes, v: Array | Codes, *, mask: Array | None = None,
+              key_mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+              scale: float | None = None) -> Array:
     """The mean of the values, weighted by how well each key fits the query.
 
     out = softmax(scale * q k^T + bias) v
@@ -67,9 +72,10 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, key_ma
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). `mask`, boolean and broadcastable to (...,n,m), says which
     keys a query sees; `bias`, likewise, is added to the scaled scores (-inf hides); `key_mask`, (m,) or
     k.ndim - 1 axes, is True where a key may be attended; `causal` hides the keys after a query's own position
-    i + m - n; `scale` defaults to d**-0.5.
+    i + m - n; `scale` defaults to d**-0.5. k and v may both be pairs of `quantize_rows`, for arrays of these
+    shapes: attended to is what they stand for, codes * scale.
 
-    Raises: TypeError for anything but equal float arrays, ValueError for shapes that do not fit.
+    Raises: TypeError for anything but equal float arrays or pairs, ValueError for shapes that do not fit.
     Cost: O(n m (d + e)) time, O(n m) memory.
 
     >>> q, k, v = np.zeros((1, 2)), np.zeros((4, 2)), np.arange(4.0)[:, None]
@@ -79,8 +85,8 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, key_ma
     return attention_lse(q, k, v, mask=mask, key_mask=key_mask, bias=bias, causal=causal, scale=scale)[0]
 
 
-def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | None = None, key_mask: Array | None = None,
-                  bias: Array | None = None, causal: bool = False,
+def attention_lse(q: Array, k: Array | Codes, v: Array | Codes, *, mask: Array | None = None,
+                  key_mask: Array | None = None, bias: Array | None = None, causal: bool = False,
                   scale: float | None = None) -> tuple[Array, Array]:
     """`attention`, and the logarithm of each row's denominator, which is what merging two results needs.
 
@@ -93,6 +99,9 @@ def attention_lse(q: Array, k: Array, v: Array, *, mask: Array | None = None, ke
     >>> bool(lse[0] == np.log(4.0))
     True
     """
+    if isinstance(k, tuple) or isinstance(v, tuple):
+        check_array("q", q, least=2)
+        k, v = restored("k", k, q.dtype), restored("v", v, q.dtype)
     n, m = lengths(q, k, v)
     lead = leading(q, k, v)
     check_key_mask(key_mask, k, lead)
@@ -135,6 +144,31 @@ def merge(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array) -> tuple[Array
         lse = np.log(total) + top
     out = _divide(weight_a[..., None] * out_a + weight_b[..., None] * out_b, total[..., None])
     return out, lse
+
+
+def quantize_rows(x: Array) -> Codes:
+    """Each row as integers of 8 bits and the scale that they are multiples of.
+
+    scale_i = max_c |x_ic| / 127;   codes_ic = round(x_ic / scale_i)
+
+    (...,m,w) -> (...,m,w),(...,m). Codes are int8, -127 to 127, rounded to the nearest, halves to even. They
+    stand for codes * scale, which is off by at most scale / 2. A row of zeros has scale 0. Scales are of the
+    type of x, or float32 if that has 16 bits.
+
+    Raises: TypeError or ValueError if `x` is no array of finite floats with at least 2 axes.
+    Cost: O(m w).
+
+    >>> codes, scale = quantize_rows(np.array([[63.5, -12.7, 0.1], [0.0, 0.0, 0.0]]))
+    >>> codes.tolist(), scale.tolist()
+    ([[127, -25, 0], [0, 0, 0]], [0.5, 0.0])
+    """
+    check_array("x", x, least=2)
+    scale = np.abs(x).max(axis=-1, initial=0) / x.dtype.type(127)
+    if not np.isfinite(scale).all():
+        raise ValueError("x needs finite numbers, got a NaN or an infinity")
+    codes = np.rint(x / np.where(scale == 0, x.dtype.type(1), scale)[..., None])
+    # beyond 127 only by a subnormal scale, which has too few digits
+    return np.clip(codes, -127, 127).astype(np.int8), scale
 
 
 def relative_attention(q: Array, k: Array, v: Array, *, relative_keys: Array,
@@ -272,6 +306,19 @@ def check_key_mask(key_mask: object, k: Array, lead: tuple[int, ...], name: str 
 def hide_keys(x: Array, key_mask: Array | None) -> Array:
     """`x` (...,m,w) with zeros in the rows that `key_mask` hides, whatever they held."""
     return x if key_mask is None else np.where(key_mask[..., None], x, x.dtype.type(0))
+
+
+def restored(name: str, pair: object, dtype: np.dtype) -> Array:
+    """The rows that a pair of `quantize_rows` stands for. Raises TypeError or ValueError naming its entry."""
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise TypeError(f"{name} needs a pair (codes, scales), as the other of k and v is one, "
+                        f"got {describe(pair)}")
+    codes, scales = pair
+    if type(codes) is not np.ndarray or codes.dtype != np.int8:
+        raise TypeError(f"{name}[0] needs a numpy.ndarray of int8, got {describe(codes)}")
+    if codes.ndim < 2:
+        raise ValueError(f"{name}[0] needs at least 2 axes, got the shape {codes.shape}")
+    return codes * parameter(f"{name}[1]", scales, dtype, own=codes.shape[:-1], lead=())[..., None]
 
 
 def lengths(q: Array, k: Array, v: Array, *, equal: bool = False, more_keys: bool = False) -> tuple[int, int]:

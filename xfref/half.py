@@ -33,7 +33,8 @@ def any_float(function: Callable, wide: tuple[int, ...] = ()) -> Callable:
         if not _is_half(first):
             return function(*args, **kwargs)
         for name, x in (*zip(names, args, strict=False), *kwargs.items()):
-            if name in data and (type(x) is not np.ndarray or x.dtype != first.dtype):
+            if name in data and not isinstance(x, tuple) and (
+                    type(x) is not np.ndarray or x.dtype != first.dtype):
                 like = names[place]
                 raise TypeError(f"{name} needs a numpy.ndarray of the dtype of {like}, {first.dtype}, got "
                                 f"{describe(x)}; convert with numpy.asarray(x, dtype={like}.dtype)")

@@ -32,6 +32,8 @@ VARIANTS = {
     "attention, causal": Variant("attention", lambda n: dict(causal=True)),
     "attention_lse": Variant("attention_lse", lambda n: dict(key_mask=normal(n) < 1)),
     "merge": Variant("merge", arguments=_partial_results),
+    "quantize_rows": Variant("quantize_rows", arguments=_rows,
+                             letters=lambda n: _row_count(n) | dict(w=WIDTH)),
     "patterns": Variant("patterns", call=_with_pattern),
 }
 
