@@ -224,3 +224,13 @@ def test_one_head_of_codes_for_many_is_restored_once(rng, monkeypatch):
     out = xfaccel.attention(q, many, many)
     assert steps == [0, 0]
     np.testing.assert_array_equal(out, xfaccel.attention(q, (codes, scales), (codes, scales)))
+
+
+@BOTH
+@EACH
+def test_parameters_may_have_16_bits_too(package, dtype, rng):
+    q, k, v = qkv(rng, dtype)
+    bias = rng.standard_normal((9, 9)).astype(dtype)
+    same_bits(package.attention(q, k, v, bias=bias), package.attention(q, k, v, bias=bias.astype(np.float32)))
+    with pytest.raises(TypeError, match="positional argument"):
+        package.attention(q, k, v, bias)

@@ -9,6 +9,7 @@ CuPy costs nothing without CuPy.
 
 import functools
 import inspect
+import itertools
 import sys
 from collections.abc import Callable
 
@@ -47,10 +48,10 @@ def any_float(function: Callable, wide: tuple[int, ...] = ()) -> Callable:
                     type(x) is not np.ndarray or x.dtype != first.dtype):
                 raise TypeError(f"{name} needs a numpy.ndarray of the dtype of {like}, {first.dtype}, got "
                                 f"{describe(x)}; convert with numpy.asarray(x, dtype={like}.dtype)")
-        if function.__name__ in UNTOUCHED:
-            result = function(*args, **kwargs)
-        else:
-            result = function(*map(widened, args), **{name: widened(x) for name, x in kwargs.items()})
+        as_they_are = data if function.__name__ in UNTOUCHED else ()
+        placed = itertools.zip_longest(names[:len(args)], args)
+        result = function(*(x if name in as_they_are else widened(x) for name, x in placed),
+                          **{name: x if name in as_they_are else widened(x) for name, x in kwargs.items()})
         if isinstance(result, tuple):
             return tuple(x if number in wide else _narrow(x, first.dtype) for number, x in enumerate(result))
         return _narrow(result, first.dtype)
