@@ -79,16 +79,26 @@ def test_sequences_of_a_batch_do_not_meet(rng, pool):
         assert together[lead] == pytest.approx(alone, rel=1e-10, abs=1e-12)
 
 
-@pytest.mark.parametrize("interaction", [True, False])
-def test_a_pair_meets_in_the_perceptron_alone(rng, interaction):
-    weights = drawn(rng, inputs=4 if interaction else 2, head=(5, 4))
-    one, two = rng.integers(0, 17, (2, 1, 20))
-    x, y = (encoder.encode(ids, weights, heads=3, pool="first") for ids in (one, two[:, :13]))
-    row = np.concatenate([x, y, x * y, x - y] if interaction else [x, y], axis=-1)
+@pytest.mark.parametrize("interaction", [True, False, None])
+def test_rows_meet_in_the_perceptron_alone(rng, interaction):
+    """Those of a pair, compared or not, or that of one sequence; encoded by the same keywords."""
+    weights = drawn(rng, inputs={True: 4, False: 2, None: 1}[interaction], head=(5, 4))
+    one, two = np.pad(rng.integers(1, 17, (2, 1, 20)), ((0, 0), (0, 0), (0, 3)))
+    call = dict(heads=3, pool="masked_mean", attend=partial(xfref.sliding_window, left=2, right=2))
+    x, y = (encoder.encode(ids, weights, padding=0, **call) for ids in (one, two[:, :13]))
+    row = {True: [x, y, x * y, x - y], False: [x, y], None: [x]}[interaction]
+    row = np.concatenate(row, axis=-1)
     for place in "123":
         row = (row if place == "1" else np.maximum(row, 0)) @ weights[f"h{place}"] + weights[f"c{place}"]
-    out = encoder.match(one, two[:, :13], weights, heads=3, pool="first", interaction=interaction)
+    out = (encoder.classify(one, weights, **call) if interaction is None else
+           encoder.match(one, two[:, :13], weights, interaction=interaction, **call))
     assert out == pytest.approx(row, rel=1e-12)
+
+
+def test_an_attention_without_key_mask_does_where_there_is_no_padding(rng):
+    out = encoder.encode(rng.integers(1, 17, (2, 20)), drawn(rng), heads=3, pool="mean",
+                         attend=lambda q, k, v: v)
+    assert out.shape == (2, 8)
 
 
 def test_any_attention_of_either_package_fits_in(package, rng):
@@ -137,6 +147,38 @@ def test_a_profile_makes_logits(name, task, rng):
     assert (call["padding"] is None) == (task in ("image", "pathfinder", "pathx"))  # where 0 is black
 
 
+# number of ids, length and classes; then layers, width, heads, width of all heads, hidden, pool and whether
+# positions are learned: of the appendix, in emb_dim, num_heads, qkv_dim ... of the released configurations,
+# and of the Nystromformer's lra_config.py, whose vocabularies stand behind
+SIZES_OF_TASKS = {
+    "listops": ("17 2000 10", "6 512 8 512 2048 cls False", "4 512 8 512 1024 cls False", 32),
+    "text": ("257 4000 2", "6 512 8 512 2048 cls False", "4 256 4 256 1024 cls False", 512),
+    "retrieval": ("257 4000 2", "4 128 4 128 512 cls False", "4 128 4 128 512 first False", 512),
+    "image": ("256 1024 10", "3 64 4 64 128 cls True", "1 128 8 64 128 cls True", 512),
+    "pathfinder": ("256 1024 2", "4 128 8 128 128 mean False", "4 32 4 16 32 mean False", 512),
+    "pathx": ("256 16384 2", "4 128 8 128 128 mean False", "1 32 2 16 32 mean True", 512),
+}
+
+
+@pytest.mark.parametrize("task", encoder.TASKS)
+def test_profiles_are_those_of_their_sources(task):
+    ends, paper, official, vocabulary = SIZES_OF_TASKS[task]
+    assert " ".join(map(str, encoder.TASKS[task])) == ends
+    written = {"paper": paper, "official": official, "nystrom": "2 64 2 64 128 masked_mean True"}
+    for name, numbers in written.items():
+        sizes, call = encoder.PROFILES[name][task]
+        found = [sizes["layers"], sizes["width"], call["heads"], sizes["qkv"], sizes["hidden"], call["pool"],
+                 sizes["learned"]]
+        assert " ".join(map(str, found)) == numbers
+        assert sizes["cls"] == (call["pool"] == "cls")
+        assert sizes["vocabulary"] == (vocabulary if name == "nystrom" else encoder.TASKS[task][0])
+        # Dense(mlp), and for pairs as released, whose rows are not compared, Dense(mlp // 2) behind it
+        released = name == "official" and task == "retrieval"
+        assert sizes["head"] == ((512, 256) if released else (sizes["hidden"],))
+        if task == "retrieval":
+            assert (sizes["inputs"], call["interaction"]) == ((2, False) if released else (4, True))
+
+
 def test_weights_are_drawn_as_released():
     rng = np.random.default_rng(1)
     made = encoder.encoder_weights(rng, **SIZES | dict(width=64, qkv=96, hidden=200, learned=True, cls=True,
@@ -156,8 +198,8 @@ def test_weights_are_drawn_as_released():
 
 @pytest.mark.parametrize(("changed", "call", "error", "words"), [
     ({}, dict(pool="max"), ValueError, "pool needs to be one of cls, first, mean, masked_mean, got 'max'"),
-    ({}, dict(ids=np.full((1, 4), 17)), ValueError, "ids need to be under 17"),
-    ({}, dict(ids=np.full((1, 4), -1)), ValueError, "ids needs integers of at least 0"),
+    ({}, dict(ids=np.array([[0, 17]])), ValueError, "ids need to be under 17"),
+    ({}, dict(ids=np.array([[0, -1]])), ValueError, "ids needs integers of at least 0"),
     ({}, dict(ids=np.zeros((1, 4))), TypeError, "ids needs a numpy.ndarray of integers"),
     ({}, dict(ids=np.zeros((1, 31), int)), ValueError, "positions needs a row for each of 32 tokens, got 31"),
     ({}, dict(attend=[xfref.attention]), ValueError, "one for each of 2 layers, got 1"),

@@ -249,6 +249,21 @@ def test_queries_that_do_not_count(rng):
             span(query_mask=np.ones(8, bool))
 
 
+def test_a_query_mask_of_several_leading_axes(rng):
+    weights, mask = rng.random((2, 3, 5, 5)), rng.random((2, 3, 5)) < 0.6
+    spans = required_span(weights, mask)
+    for lead in np.ndindex(2, 3):
+        expected = by_a_double_loop(np.where(mask[lead][:, None], weights[lead], 0))
+        assert spans[lead] == pytest.approx(expected, rel=1e-12)
+
+
+def test_memory_is_that_of_one_block_and_of_no_copy():
+    shapes, weights = [], np.ones((4, 4))
+    assert required_span_of(lambda v: shapes.append(v.shape) or v, 65) == 0
+    assert shapes == [(65, 64), (65, 1)]
+    assert xfref.lra.span._real("weights", weights) is weights
+
+
 def test_wrong_arguments_of_the_forms_without_weights():
     ones = np.ones((4, 2))
     with pytest.raises(ValueError, match="q must have at least two axes"):
