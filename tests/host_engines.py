@@ -32,32 +32,39 @@ def gather(*operands, n, m, **options):
     cpu_gather.run(*map(of, operands), n=n, m=m, **{name: of(x) for name, x in options.items()})
 
 
-def scan(mode, ranges, lead, *, d, e, dtype, shift=0, **operands):
+def scan(mode, ranges, lead, *, d, e, dtype, shift=0, given=False, **operands):
     """Token by token, as the definition has it."""
     def feature(x):
-        return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+        return x if given else np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
 
-    if not len(ranges):
+    if not len(ranges) or 0 in lead:
         return
+    operands = {name: x for name, x in operands.items() if x is not None}
+    for name, x in operands.items():
+        assert x.column == 1 or x.array.shape[-1] < 2 or name == "key_mask", f"{name} is not dense"
+    assert operands["v" if mode == "sum" else "out"].array.dtype == dtype
     whole = {name: np.broadcast_to(x.array.held, (*lead, *x.array.shape[-2:])) if name not in ("out", "end")
              else x.array.held for name, x in operands.items()}
     for entry in np.ndindex(lead):
         at = {name: x[entry] for name, x in whole.items()}
         for part, (first, stop) in enumerate(ranges):
-            state = np.zeros(d * e + d)
+            state = np.zeros(d * e + d + given)
+            state[d * e + d:] = -np.inf
             if "begin" in at:
                 state = at["begin"][part if operands["begin"].row else 0].astype(float)
-            s, z = state[:d * e].reshape(d, e).copy(), state[d * e:].copy()
+            s, z, top = state[:d * e].reshape(d, e), state[d * e:d * e + d], state[-1] if given else 0.0
             for t in range(first, stop):
                 if mode != "read" and ("key_mask" not in at or at["key_mask"][0, t]):
-                    f = feature(at["k"][t].astype(float))
-                    s += f[:, None] * at["v"][t]
-                    z += f
+                    exponent = float(at["exponent"][0, t]) if "exponent" in at else 0.0
+                    before, top = top, max(top, exponent)
+                    shrink, f = 2.0**(before - top), feature(at["k"][t].astype(float)) * 2.0**(exponent - top)
+                    s = s * shrink + f[:, None] * at["v"][t]
+                    z = z * shrink + f
                 if mode != "sum":
                     f = feature(at["q"][t + shift].astype(float))
                     at["out"][t + shift] = f @ s / (f @ z) if f @ z else 0
             if "end" in at:
-                at["end"][part] = np.concatenate([s.ravel(), z])
+                at["end"][part] = np.concatenate([s.ravel(), z, [top][:given]])
 
 
 def install(monkeypatch):
