@@ -12,11 +12,11 @@ import os
 import cupy_arrays
 import cupy_stand_in
 import host_engines
-import ml_dtypes
 import numpy as np
 import pytest
-from cases import CASES, generator
+from cases import CASES
 from compare import HALF, assert_matches, expected
+from on_gpu import OnGPU, check
 from ptx import nvrtc
 
 import xfaccel
@@ -28,11 +28,6 @@ EVERYTHING = os.environ.get("XFACCEL_PROOF") == "all"  # make proof-all
 NAMES = [name for name in xfaccel.__all__ if name not in ("patterns", "set_threads", "warmup")]
 CASE = {case.name: case for case in CASES}
 FLOATS = [np.dtype(np.float32), np.dtype(np.float64)]
-# what is attended to has been rounded to 16 bits before
-ROUNDED = {"linformer", "memory_compressed", "sinkhorn", "sinkhorn_cut", "transformer_xl",
-           "compressive_transformer"}
-# computed in float32 from numbers of 16 bits, and rounded once
-SUMS = {"linear_transformer", "linear_transformer_step", "performer", "performer_step"}
 
 
 @pytest.fixture(autouse=True)
@@ -40,64 +35,6 @@ def cupy():
     """The stand-in in the place of CuPy."""
     with cupy_stand_in.installed():
         yield cupy_arrays
-
-
-def moved(x):
-    """Arrays of the host on the GPU, also within tuples; all else as it is."""
-    if isinstance(x, tuple):
-        return tuple(map(moved, x))
-    return cupy_arrays.asarray(x) if isinstance(x, np.ndarray) else x
-
-
-def returned(x):
-    if isinstance(x, tuple):
-        return tuple(map(returned, x))
-    assert isinstance(x, cupy_arrays.ndarray), f"an array of the GPU is due, got {type(x).__name__}"
-    return cupy_arrays.asnumpy(x)
-
-
-class OnGPU:
-    """`xfaccel` on the GPU: data is moved there and results back, parameters are left to the function."""
-
-    patterns = xfaccel.patterns
-
-    def __getattr__(self, name):
-        def called(*args, **kwargs):
-            given = tuple(map(moved, args))
-            out = returned(getattr(xfaccel, name)(*given, **kwargs))
-            for x, y in zip(args, given, strict=True):
-                if isinstance(x, np.ndarray):
-                    assert x.tobytes() == returned(y).tobytes(), "an argument was written to"
-            return out
-
-        return called
-
-
-def check(case, dtype):
-    args, kwargs = case.draw(generator(case), dtype)
-    reference, truth = expected(case.call, args, kwargs)
-    out = case.call(OnGPU(), args, kwargs)
-    if dtype in HALF and not (case.function in SUMS or device.in_float32(case.function, kwargs)):
-        assert_near(out, reference, truth, args[-1], case)
-    else:
-        assert_matches(out, reference, truth, case.name)
-
-
-def assert_near(out, reference, truth, values, case):
-    """The rule for the matrix units: weights and results are rounded to 16 bits, denominators are not."""
-    if isinstance(out, tuple):
-        for parts in zip(out, reference, truth, strict=True):
-            assert_near(*parts, values, case)
-        return
-    if out.dtype == np.float32:
-        assert_matches(out, reference, truth, case.name)
-        return
-    assert out.dtype == reference.dtype and out.shape == truth.shape
-    assert not np.isnan(out).any()
-    rounding = (2 if case.function in ROUNDED else 1) * 2.0**(-8 if out.dtype == ml_dtypes.bfloat16 else -11)
-    error = np.abs(out.astype(np.float64) - truth).max(initial=0)
-    allowed = rounding * (np.abs(values).max(initial=0) + np.abs(truth).max(initial=0))
-    assert error <= allowed, f"off by {error}, {allowed} allowed"
 
 
 def on_kernels():
@@ -116,7 +53,7 @@ def on_kernels():
 @pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.REMEDY)
 @pytest.mark.parametrize("case, dtype", list(on_kernels()))
 def test_every_name_on_the_kernels(case, dtype):
-    check(case, dtype)
+    check(cupy_arrays, case, dtype)
 
 
 def on_the_cpu():
@@ -130,7 +67,7 @@ def on_the_cpu():
 @pytest.mark.parametrize("case, dtype", list(on_the_cpu()))
 def test_every_case_with_the_engines_of_the_cpu(case, dtype, monkeypatch):
     host_engines.install(monkeypatch)
-    check(case, dtype)
+    check(cupy_arrays, case, dtype)
 
 
 def test_every_name_takes_arrays_of_a_gpu():
@@ -157,7 +94,7 @@ def test_parts_of_a_sequence_are_added_up(monkeypatch, function, n, m, causal):
     args, options = features(np.random.default_rng(3), n, m, 4, 6 if function == "performer" else 0)
     assert len(scan._ranges(0, min(n, m), (2,))) > 2
     call = lambda package, args, options: getattr(package, function)(*args, causal=causal, **options)
-    out = call(OnGPU(), args, options)
+    out = call(OnGPU(cupy_arrays), args, options)
     assert_matches(out, *expected(call, args, options))
 
 
@@ -177,7 +114,7 @@ def test_more_features_than_the_kernel_holds(function, number):
         state, first = step(None, *(x[:, :5].copy() for x in args))
         return step(state, *(x[:, 5:].copy() for x in args))[1], first
 
-    assert_matches(call(OnGPU(), args, options), *expected(call, args, options))
+    assert_matches(call(OnGPU(cupy_arrays), args, options), *expected(call, args, options))
 
 
 # where arrays have to lie
