@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from compare import HALF, assert_matches, expected
-from on_gpu import OnGPU, check
+from on_gpu import ON_ARRAYS, OnGPU, check
 from ptx import nvrtc
 
 import xfaccel
@@ -38,11 +38,12 @@ def cupy():
 
 
 def on_kernels():
-    """A small case of each name in each type; of the two of 16 bits, the names take turns."""
+    """A small case of each name in float32 and one more type, in turns, or in each."""
     for turn, name in enumerate(NAMES):
         own = [case for case in CASES if case.function == name]
         case = CASE.get(f"{name}: no leading axes") or own[0]
-        for dtype in FLOATS + [dtype for dtype in HALF if EVERYTHING or dtype is HALF[turn % 2]]:
+        others = (FLOATS[1], *HALF)
+        for dtype in (FLOATS[0], *(others if EVERYTHING else others[turn % 3:turn % 3 + 1])):
             yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
     # results so far joined with those of no keys; hidden keys of a type that CuPy widens
     for name, dtype in (("compressive_transformer: memory alone", FLOATS[0]),
@@ -57,11 +58,11 @@ def test_every_name_on_the_kernels(case, dtype):
 
 
 def on_the_cpu():
-    """Every case in float32, some in float64."""
-    for turn, case in enumerate(CASES):
-        if not case.function.startswith("patterns."):  # they take no arrays
-            for dtype in FLOATS if EVERYTHING or turn % 8 == 0 else FLOATS[:1]:
-                yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
+    """Every case in float32, some in 16 bits, or every one in each type."""
+    for turn, case in enumerate(ON_ARRAYS):
+        some = FLOATS[:1] if turn % 8 else [FLOATS[0], HALF[turn // 8 % 2]]
+        for dtype in [*FLOATS, *HALF] if EVERYTHING else some:
+            yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
 
 
 @pytest.mark.parametrize("case, dtype", list(on_the_cpu()))
