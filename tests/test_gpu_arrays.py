@@ -47,7 +47,7 @@ def on_kernels():
             yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
     # results so far joined with those of no keys; hidden keys of a type that CuPy widens
     for name, dtype in (("compressive_transformer: memory alone", FLOATS[0]),
-                        ("linformer: 1-D key mask", HALF[1])):
+                        ("sinkhorn: 1-D key mask", HALF[1])):
         yield pytest.param(CASE[name], dtype, id=f"{name}, {dtype.name}")
 
 
