@@ -13,7 +13,7 @@ help:
 	@echo "             in whole encoders, beside the Long Range Arena's tables (LRA=--full: all of its tasks)"
 	@echo "make test    the test suite, then the part of it that also runs without compilation"
 	@echo "make proof   CUDA kernels in an interpreter of their PTX, every access checked; needs no GPU"
-	@echo "make proof-all   the same, and each form of each kernel compiled for every architecture"
+	@echo "make proof-all   the same in more types and sizes, and each form of each kernel compiled for every architecture"
 	@echo "make gpu     on a machine with a GPU: conformance, races, leaks and speed, into one report; installs nothing"
 	@echo "make coverage   lines and branches of the specification that no test reaches"
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"

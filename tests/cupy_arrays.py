@@ -152,7 +152,7 @@ def call(function, args, kwargs, allowed):
 
 
 UFUNCS = {
-    "absolute", "add", "bitwise_and", "bitwise_or", "cos", "divide", "equal", "exp", "floor_divide",
+    "absolute", "add", "bitwise_and", "bitwise_or", "cos", "divide", "equal", "exp", "exp2", "floor_divide",
     "greater", "greater_equal", "invert", "isfinite", "isnan", "less", "less_equal", "log", "matmul",
     "maximum", "minimum", "multiply", "negative", "not_equal", "remainder", "rint", "sin", "sqrt", "subtract"}
 

@@ -5,29 +5,29 @@ the PTX interpreter for a small case of each name in each type, and every case o
 engines of the CPU in their place.
 """
 
+import functools
 import inspect
 import os
 
 import cupy_arrays
 import cupy_stand_in
 import host_engines
-import ml_dtypes
 import numpy as np
 import pytest
-from cases import CASES, generator
+from cases import CASES
 from compare import HALF, assert_matches, expected
+from on_gpu import ON_ARRAYS, OnGPU, check
 from ptx import nvrtc
 
 import xfaccel
 import xfref
 from xfaccel import device
+from xfaccel.engine import scan
 
 EVERYTHING = os.environ.get("XFACCEL_PROOF") == "all"  # make proof-all
 NAMES = [name for name in xfaccel.__all__ if name not in ("patterns", "set_threads", "warmup")]
 CASE = {case.name: case for case in CASES}
 FLOATS = [np.dtype(np.float32), np.dtype(np.float64)]
-# what is attended to has been rounded to 16 bits before
-ROUNDED = {"linformer", "memory_compressed", "sinkhorn", "sinkhorn_cut"}
 
 
 @pytest.fixture(autouse=True)
@@ -37,90 +37,32 @@ def cupy():
         yield cupy_arrays
 
 
-def moved(x):
-    """Arrays of the host on the GPU, also within tuples; all else as it is."""
-    if isinstance(x, tuple):
-        return tuple(map(moved, x))
-    return cupy_arrays.asarray(x) if isinstance(x, np.ndarray) else x
-
-
-def returned(x):
-    if isinstance(x, tuple):
-        return tuple(map(returned, x))
-    assert isinstance(x, cupy_arrays.ndarray), f"an array of the GPU is due, got {type(x).__name__}"
-    return cupy_arrays.asnumpy(x)
-
-
-class OnGPU:
-    """`xfaccel` on the GPU: data is moved there and results back, parameters are left to the function."""
-
-    patterns = xfaccel.patterns
-
-    def __getattr__(self, name):
-        def called(*args, **kwargs):
-            given = tuple(map(moved, args))
-            out = returned(getattr(xfaccel, name)(*given, **kwargs))
-            for x, y in zip(args, given, strict=True):
-                if isinstance(x, np.ndarray):
-                    assert x.tobytes() == returned(y).tobytes(), "an argument was written to"
-            return out
-
-        return called
-
-
-def check(case, dtype):
-    args, kwargs = case.draw(generator(case), dtype)
-    reference, truth = expected(case.call, args, kwargs)
-    out = case.call(OnGPU(), args, kwargs)
-    # what codes of 8 bits stand for are numbers of float32
-    if dtype in HALF and case.function not in device.IN_FLOAT32 and not isinstance(args[-1], tuple):
-        assert_near(out, reference, truth, args[-1], case)
-    else:
-        assert_matches(out, reference, truth, case.name)
-
-
-def assert_near(out, reference, truth, values, case):
-    """The rule for the matrix units: weights and results are rounded to 16 bits, denominators are not."""
-    if isinstance(out, tuple):
-        for parts in zip(out, reference, truth, strict=True):
-            assert_near(*parts, values, case)
-        return
-    if out.dtype == np.float32:
-        assert_matches(out, reference, truth, case.name)
-        return
-    assert out.dtype == reference.dtype and out.shape == truth.shape
-    assert not np.isnan(out).any()
-    rounding = (2 if case.function in ROUNDED else 1) * 2.0**(-8 if out.dtype == ml_dtypes.bfloat16 else -11)
-    error = np.abs(out.astype(np.float64) - truth).max(initial=0)
-    allowed = rounding * (np.abs(values).max(initial=0) + np.abs(truth).max(initial=0))
-    assert error <= allowed, f"off by {error}, {allowed} allowed"
-
-
 def on_kernels():
-    """A small case of each name in each type; of the two of 16 bits, the names take turns."""
+    """A small case of each name in float32 and one more type, in turns, or in each."""
     for turn, name in enumerate(NAMES):
         own = [case for case in CASES if case.function == name]
         case = CASE.get(f"{name}: no leading axes") or own[0]
-        for dtype in FLOATS + [dtype for dtype in HALF if EVERYTHING or dtype is HALF[turn % 2]]:
+        others = (FLOATS[1], *HALF)
+        for dtype in (FLOATS[0], *(others if EVERYTHING else others[turn % 3:turn % 3 + 1])):
             yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
     # results so far joined with those of no keys; hidden keys of a type that CuPy widens
     for name, dtype in (("compressive_transformer: memory alone", FLOATS[0]),
-                        ("linformer: 1-D key mask", HALF[1])):
+                        ("sinkhorn: 1-D key mask", HALF[1])):
         yield pytest.param(CASE[name], dtype, id=f"{name}, {dtype.name}")
 
 
 @pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.REMEDY)
 @pytest.mark.parametrize("case, dtype", list(on_kernels()))
 def test_every_name_on_the_kernels(case, dtype):
-    check(case, dtype)
+    check(cupy_arrays, case, dtype)
 
 
 def on_the_cpu():
-    """Every case in float32, some in float64."""
-    for turn, case in enumerate(CASES):
-        if not case.function.startswith("patterns."):  # they take no arrays
-            for dtype in FLOATS if EVERYTHING or turn % 8 == 0 else FLOATS[:1]:
-                yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
+    """Every case in float32, some in 16 bits, or every one in each type."""
+    for turn, case in enumerate(ON_ARRAYS):
+        some = FLOATS[:1] if turn % 8 else [FLOATS[0], HALF[turn // 8 % 2]]
+        for dtype in [*FLOATS, *HALF] if EVERYTHING else some:
+            yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
     for dtype in HALF:
         case = CASE["attention_lse: codes, few queries"]
         yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
@@ -129,11 +71,54 @@ def on_the_cpu():
 @pytest.mark.parametrize("case, dtype", list(on_the_cpu()))
 def test_every_case_with_the_engines_of_the_cpu(case, dtype, monkeypatch):
     host_engines.install(monkeypatch)
-    check(case, dtype)
+    check(cupy_arrays, case, dtype)
 
 
 def test_every_name_takes_arrays_of_a_gpu():
     assert {case.function for case, *_ in (row.values for row in on_kernels())} == set(NAMES)
+
+
+# sums of features
+
+
+def features(rng, n, m, d, number):
+    """Operands and options; keys get shorter, so that exponents rise by thousands."""
+    q, k, v = (rng.standard_normal((2, length, width)) for length, width in ((n, d), (m, d), (m, 5)))
+    lengths = np.linspace(80, 0, m)[:, None] if number else 1
+    options = dict(projection=rng.standard_normal((number, d))) if number else {}
+    return tuple(x.astype(np.float32) for x in (q, k * lengths, v)), options
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("function, n, m", [
+    ("performer", 300, 450), ("performer", 300, 300), ("linear_transformer", 450, 300)])
+def test_parts_of_a_sequence_are_added_up(monkeypatch, function, n, m, causal):
+    host_engines.install(monkeypatch)
+    monkeypatch.setattr(scan, "_PART", scan.TILE)
+    args, options = features(np.random.default_rng(3), n, m, 4, 6 if function == "performer" else 0)
+    assert len(scan._ranges(0, min(n, m), (2,))) > 2
+    call = lambda package, args, options: getattr(package, function)(*args, causal=causal, **options)
+    out = call(OnGPU(cupy_arrays), args, options)
+    assert_matches(out, *expected(call, args, options))
+
+
+@pytest.mark.parametrize("number", [0, 300])
+@pytest.mark.parametrize("function", ["whole", "causal", "step"])
+def test_more_features_than_the_kernel_holds(function, number):
+    """By matrix products, which the stand-in does; a kernel would need a compiler."""
+    rng, name = np.random.default_rng(4), "performer" if number else "linear_transformer"
+    args, options = features(rng, 9, 9, 7 if number else 520, number)
+    if number:
+        options["features"] = "hyperbolic"
+
+    def call(package, args, options):
+        if function != "step":
+            return getattr(package, name)(*args, causal=function == "causal", **options)
+        step = functools.partial(getattr(package, f"{name}_step"), **options)
+        state, first = step(None, *(x[:, :5].copy() for x in args))
+        return step(state, *(x[:, 5:].copy() for x in args))[1], first
+
+    assert_matches(call(OnGPU(cupy_arrays), args, options), *expected(call, args, options))
 
 
 # where arrays have to lie
@@ -200,12 +185,13 @@ def test_a_call_computes_on_the_gpu_of_its_data(cupy, monkeypatch):
         xfaccel.attention(q, qkv(cupy)[1], v)
 
 
-def test_rows_that_are_not_dense_are_copied(cupy, monkeypatch):
+@pytest.mark.parametrize("function", [xfaccel.attention, xfaccel.linear_transformer])
+def test_rows_that_are_not_dense_are_copied(cupy, monkeypatch, function):
     host_engines.install(monkeypatch)
     q, k, v = qkv(cupy)
     turned = [cupy.asarray(np.ascontiguousarray(cupy.asnumpy(x).mT)).mT for x in (q, k, v)]
     assert turned[0].strides[-1] != turned[0].itemsize
-    found, due = (cupy.asnumpy(xfaccel.attention(*x)) for x in (turned, (q, k, v)))
+    found, due = (cupy.asnumpy(function(*x)) for x in (turned, (q, k, v)))
     np.testing.assert_array_equal(found, due)
 
 

@@ -1,10 +1,15 @@
 """The host's side of `make gpu`: stages in processes of their own, and the file of what they found."""
 
+import inspect
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
+import cupy_stand_in
+import host_engines
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "asv_benchmarks"
@@ -73,3 +78,44 @@ def test_every_stage_has_a_function_a_title_and_a_limit(monkeypatch):
     import gpu_stages
     assert gpu.SECONDS.keys() == gpu.TITLES.keys()
     assert all(callable(getattr(gpu_stages, name)) for name in (*gpu.SECONDS, "tiny"))
+
+
+# the stages, as far as they go without a GPU
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """`gpu_stages`, with the stand-in in the place of CuPy and the engines of the CPU in that of kernels."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import gpu_stages
+    with cupy_stand_in.installed():
+        host_engines.install(monkeypatch)
+        yield gpu_stages
+
+
+def test_cases_and_calls_fit_what_they_call(stages):
+    right, errors = stages.some_cases(401, 0)
+    assert right > 20 and not errors
+    made = [call().shape for _, call in stages.calls(sys.modules["cupy"], 20, stages.FLOATS)]
+    assert len(made) > 10 and set(made) == {(2, 20, 40)}
+
+
+def test_contenders_fit_what_they_call(stages):
+    torch = types.SimpleNamespace(as_tensor=lambda x, device: x)
+    q, k, v = np.random.default_rng(0).standard_normal((3, 70, 4))
+    for name, _, _, _, sees, _, ours, theirs in stages.problems(torch):
+        for call in (ours, *(make for _, make in theirs)):
+            inspect.signature(call).bind(q, k, v)
+        assert stages.reference(name, q, k, v, sees).shape == (64, 4)
+
+
+def test_the_machine_is_described(stages):
+    """By names that the loader has, for every file of kernels."""
+    found = dict.fromkeys(("major", "minor", "multiProcessorCount", "totalGlobalMem"), 8) | {"name": b"none"}
+    one = lambda: 13020
+    cupy = types.SimpleNamespace(__version__="14", cuda=types.SimpleNamespace(
+        nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)), runtime=types.SimpleNamespace(
+            getDeviceProperties=lambda number: found, driverGetVersion=one, runtimeGetVersion=one)))
+    rows = {row["what"]: row["is"] for row in stages.machine(cupy, {})}
+    assert rows["GPU"] == "none"
+    assert {"softmax.cu", "softmax_mma.cu", "gather.cu", "scan.cu"} <= set(rows)

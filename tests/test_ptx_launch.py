@@ -31,6 +31,11 @@ def test_parts_of_an_array_are_what_may_be_accessed():
     turned = np.zeros((4, 8), np.float32).T
     run(THREAD + "out[i] = i;", [whole, turned], PARAMETERS)
     assert np.array_equal(turned.T.ravel(), np.arange(32))
+    # what runs backwards begins at its first number, as with CuPy
+    run(THREAD + "out[-i] = x[-i];", [whole[31::-1], whole[71:39:-1]], PARAMETERS)
+    assert np.array_equal(whole[40:72], whole[:32])
+    with pytest.raises(OutOfBounds):
+        run(THREAD + "out[i] = x[-i];", [whole[31::-1], whole[71:39:-1]], PARAMETERS)
 
 
 @pytest.mark.parametrize("argument", [1, 1.0, np.float64(1), np.int32(1), "1"])

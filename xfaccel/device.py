@@ -19,11 +19,10 @@ Array = np.ndarray
 DATA = {"q", "k", "v", "qk", "x", "scores", "logits", "global_q", "global_k", "global_v", "out_a", "lse_a",
         "out_b", "lse_b", "state"}
 HOST = {"dilation", "global_tokens", "sub_block", "random_blocks", "span"}
-# functions that do in ordinary arithmetic what 16 bits would not do for: exponentials, features, terms by
-# distance, sorts. All others hand numbers of 16 bits to the kernels as they are
-IN_FLOAT32 = {"softmax", "layer_norm", "merge", "quantize_rows", "adaptive_span", "shaw", "lsh_buckets",
-              "routing_clusters", "sinkhorn_sort", "performer", "performer_step", "linear_transformer_step",
-              "transformer_xl", "compressive_transformer"}
+# functions that do in operations of CuPy what 16 bits would not do for, as logarithms, sorts or sums of keys,
+# some only if they are given the argument named here. All others hand numbers of 16 bits on as they are
+IN_FLOAT32 = {"softmax": None, "layer_norm": None, "merge": None, "quantize_rows": None, "adaptive_span": None,
+              "linformer": None, "lsh_buckets": None, "routing_clusters": None, "sinkhorn_sort": None, "shaw": "value_table"}
 
 
 def call(function: Callable, given: dict[str, object], like: str, wide: tuple[int, ...]) -> object:
@@ -34,8 +33,7 @@ def call(function: Callable, given: dict[str, object], like: str, wide: tuple[in
     first = given[like]
     with first.device:
         given = {name: _placed(name, x, first, like) for name, x in given.items()}
-        half = is_half(first) and function.__name__ in IN_FLOAT32
-        if not half:
+        if not is_half(first) or not in_float32(function.__name__, given):
             return function(**given)
         for name in DATA - {"state"}:  # sums are float32
             if (x := given.get(name)) is not None and not name.startswith("lse") and x.dtype != first.dtype:
@@ -45,6 +43,11 @@ def call(function: Callable, given: dict[str, object], like: str, wide: tuple[in
         if isinstance(result, tuple):
             return tuple(x if place in wide else _narrowed(x, first) for place, x in enumerate(result))
         return _narrowed(result, first)
+
+
+def in_float32(name: str, given: dict[str, object]) -> bool:
+    """Whether a call of the function `name` computes in float32 what it is given in 16 bits."""
+    return name in IN_FLOAT32 and (IN_FLOAT32[name] is None or given.get(IN_FLOAT32[name]) is not None)
 
 
 def refuse(given: Iterable[tuple[str, object]], like: str) -> None:

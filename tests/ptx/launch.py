@@ -98,6 +98,13 @@ class Device:
         home, (low, high) = owner(array), byte_bounds(array)
         return self.begins[id(home)] + low - byte_bounds(home)[0], high - low
 
+    def address(self, array):
+        """Of the first number, which is not the lowest if an axis runs backwards."""
+        if not array.size:
+            return self.extent(array)[0]
+        home = owner(array)
+        return self.begins[id(home)] + array.__array_interface__["data"][0] - byte_bounds(home)[0]
+
     def unwritten(self):
         """Bytes of each blank argument, from its first to its last, that no kernel has written."""
         found = {}
@@ -122,7 +129,7 @@ def packed(parameter, argument, device):
     form = FORMATS.get(parameter.kind)
     floats = form is not None and form.dtype.kind == "f"
     if parameter.size == 8 and not floats and (argument is None or isinstance(argument, np.ndarray)):
-        return (0 if argument is None else device.extent(argument)[0]).to_bytes(8, "little")
+        return (0 if argument is None else device.address(argument)).to_bytes(8, "little")
     if isinstance(argument, int) and not floats:
         return int(argument).to_bytes(parameter.size, "little", signed=argument < 0)
     if isinstance(argument, float) and not isinstance(argument, np.generic) and floats:

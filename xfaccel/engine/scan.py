@@ -47,7 +47,7 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None
     shared, directions = _shared(q, v, lead, features, projection, scale)
     if type(q) is not np.ndarray:
         return _on_gpu(q, k, v, lead, causal, None if key_mask is None else masks[0][..., 0, :], features,
-                       directions, shared["root"])
+                       directions, shared)
     # heads that share their keys share the sums over them
     key_side = [distinct(x) for x in (k, v, *masks, *directions)]
     key_lead = leading(*key_side)
@@ -99,9 +99,9 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
     shared, directions = _shared(q, v, lead, features, projection, scale)
     count, padded, exponents = shared["features"], -(-e // TILE) * TILE, features is not None
     if state is not None:
-        _check_state(state, 2 + exponents, (*lead, count, e), q.dtype)
+        _check_state(state, 2 + exponents, (*lead, count, e), sum_dtype(q))
     if type(q) is not np.ndarray:
-        return _step_on_gpu(state, q, k, v, lead, features, directions, shared["root"])
+        return _step_on_gpu(state, q, k, v, lead, features, directions, shared)
     out = empty((*lead, c, e), q.dtype, q)
     operands = dict(q=rows(q, lead), k=rows(k, lead), v=rows(v, lead), out=rows(out, lead), **shared,
                     projection=rows(directions[0], lead) if directions else None)
@@ -130,52 +130,68 @@ def step(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, *, featu
 
 
 def _on_gpu(q: Array, k: Array, v: Array, lead: tuple[int, ...], causal: bool, key_mask: Array | None,
-            features: str | None, directions: list[Array], root: float) -> Array:
-    """`attend` on a GPU: by its kernel, which makes elu + 1 of some widths, the rest by matrix products."""
-    from xfaccel.engine.gpu import features as plain  # most processes do without
+            features: str | None, directions: list[Array], shared: dict) -> Array:
+    """`attend` on a GPU: by its kernel, or for more features than that holds by matrix products."""
+    from xfaccel.engine.gpu import features as made  # most processes do without
     from xfaccel.engine.gpu import launch, run
-    (n, d), (m, e) = q.shape[-2:], v.shape[-2:]
-    if features is not None or d > launch.WIDTHS[-1]:
-        wide = [x.astype(sum_dtype(x), copy=False) for x in (q, k, v)]
-        out, _ = plain.attend(*wide, lead, causal=causal, kind=features, root=root, key_mask=key_mask,
-                              projection=directions[0] if directions else None)
-        return out.astype(q.dtype, copy=False)
-    masks = [] if key_mask is None else [key_mask[..., None, :]]
-    key_side = [distinct(x) for x in (k, v, *masks)]
-    key_lead = leading(*key_side)
-    out, shared = empty((*lead, n, e), q.dtype, q), dict(d=d, e=e, dtype=q.dtype)
+    n, (m, e), count, given = q.shape[-2], v.shape[-2:], shared["features"], features is not None
+    kinds = dict(kind=features, root=shared["root"], projection=distinct(directions[0]) if given else None)
+    if count > launch.FEATURES[-1]:
+        return made.attend(q, k, v, lead, causal=causal, key_mask=key_mask, **kinds)[0]
+    out, shared = empty((*lead, n, e), q.dtype, q), dict(d=count, e=e, dtype=q.dtype, given=given)
+    exponent = None
+    if given:
+        (q, _), (k, exponent) = (made.of_rows(distinct(x), **kinds) for x in (q, k))
+    # heads that share their keys share the sums over them
+    of_keys = dict(k=distinct(k), v=distinct(v)) | {
+        name: distinct(x[..., None, :]) for name, x in (("key_mask", key_mask), ("exponent", exponent))
+        if x is not None}
+    key_lead = leading(*of_keys.values())
 
     def keys(lead):
-        names = ("k", "v", "key_mask")
-        return {name: rows(x, lead, dense=False) for name, x in zip(names, key_side, strict=False)}
+        return {name: rows(x, lead, dense=name in ("k", "v")) for name, x in of_keys.items()}
 
     before, blind = (max(m - n, 0), max(n - m, 0)) if causal else (m, 0)
     prefix, steps = _ranges(0, before, key_lead, _BLOCKS), _ranges(before, m, lead, _BLOCKS)
-    sums = np.concatenate([prefix, steps[:-1]])
-    states = empty((*key_lead, len(sums), d * e + d), sum_dtype(q), q)
-    run.scan("sum", sums, key_lead, **keys(key_lead), end=rows(states, key_lead), **shared)
-    # what comes before part len(prefix), before the part after it, and so on
-    nothing = np.zeros_like(states, shape=(*key_lead, 1, d * e + d))
-    begin = np.concatenate([nothing, np.cumsum(states, axis=-2)], axis=-2)
-    begin = rows(begin[..., len(prefix):, :], lead)
+    sums, begin = np.concatenate([prefix, steps[:-1]]), None
+    if len(sums):
+        states = empty((*key_lead, len(sums), count * (e + 1) + given), sum_dtype(v), v)
+        run.scan("sum", sums, key_lead, **keys(key_lead), end=rows(states, key_lead), **shared)
+        begin = rows(made.before_parts(states, len(prefix), given), lead)
     operands = dict(q=rows(q, lead), out=rows(out, lead), **shared)
     out[..., :blind, :] = 0
     if causal:
         run.scan("causal", steps, lead, **keys(lead), begin=begin, shift=n - m, **operands)
     else:
-        run.scan("read", _ranges(0, n, lead, _BLOCKS), lead, begin=begin._replace(row=0), **operands)
+        whole = begin and begin._replace(row=0)  # one state, for all parts
+        run.scan("read", _ranges(0, n, lead, _BLOCKS), lead, begin=whole, **operands)
     return out
 
 
 def _step_on_gpu(state: tuple[Array, ...] | None, q: Array, k: Array, v: Array, lead: tuple[int, ...],
-                 features: str | None, directions: list[Array], root: float
+                 features: str | None, directions: list[Array], shared: dict
                  ) -> tuple[tuple[Array, ...], Array]:
-    from xfaccel.engine.gpu import features as plain  # most processes do without
+    """`step` on a GPU: elu + 1 by its kernel, the rest by matrix products.
+
+    A state of the kernel has one exponent for all features, that of a step one for each.
+    """
+    from xfaccel.engine.gpu import features as made  # most processes do without
+    from xfaccel.engine.gpu import launch, run
+    c, count, e = q.shape[-2], shared["features"], v.shape[-1]
+    if features is None and count <= launch.FEATURES[-1]:
+        out, sums = empty((*lead, c, e), q.dtype, q), count * e
+        end, begin = empty((*lead, 1, sums + count), sum_dtype(q), q), None
+        if state is not None:
+            flat = state[0].reshape(*lead, 1, sums), state[1][..., None, :]
+            begin = rows(np.concatenate(flat, axis=-1), lead)
+        run.scan("causal", np.array([[0, c]]), lead, q=rows(q, lead), k=rows(k, lead), v=rows(v, lead),
+                 out=rows(out, lead), begin=begin, end=rows(end, lead), d=count, e=e, dtype=q.dtype)
+        return (end[..., 0, :sums].reshape(*lead, count, e), end[..., 0, sums:]), out
     parts = 2 + (features is not None)
     if state is not None and parts == 2:  # elu + 1 has no exponents
         state = *state, np.zeros_like(state[1])
-    out, new = plain.attend(q, k, v, lead, causal=True, kind=features, root=root, state=state,
-                            projection=directions[0] if directions else None)
+    out, new = made.attend(q, k, v, lead, causal=True, kind=features, root=shared["root"], state=state,
+                           projection=directions[0] if directions else None)
     wide = [np.broadcast_to(x, (*lead, *x.shape[len(x.shape) - own:]))
             for x, own in zip(new[:parts], (2, 1, 1), strict=False)]
     return tuple(x.copy() for x in wide), out
@@ -188,7 +204,7 @@ def _shared(q: Array, v: Array, lead: tuple[int, ...], features: str | None, pro
     if features is None:
         return dict(d=d, e=e, dtype=q.dtype, kind=None, features=d, root=1.0), []
     kind = KINDS[features]
-    projection = parameter("projection", projection, q.dtype, own=(None, d), lead=lead)
+    projection = parameter("projection", projection, sum_dtype(q), own=(None, d), lead=lead)
     if projection.shape[-2] == 0:
         raise ValueError("projection needs at least 1 row, got 0")
     root = math.sqrt(scale_or_default(scale, q, positive=True))

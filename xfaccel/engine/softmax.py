@@ -62,8 +62,6 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     elif type(q) is not np.ndarray:
         from xfaccel.engine.gpu import run as gpu  # most processes do without
         run = gpu.softmax
-        if relative is not None:
-            distance_bias, relative = gpu.by_products(distance_bias, relative, scale), None
     dtype = sum_dtype(q) if type(q) is np.ndarray else q.dtype
     if order is None:
         key_rows = _key_rows(key_mask, k, lead)

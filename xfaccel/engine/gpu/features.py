@@ -1,4 +1,4 @@
-"""Attention by features in matrix products of CuPy: for features that the scan kernel does not make itself.
+"""Features of attention in operations of CuPy, and the attention itself where the scan kernel does not do it.
 
 Choromanski et al. 2020, arXiv:2009.14794; Hua et al. 2022, arXiv:2202.10447 (chunks). A feature is a factor
 times the exponential of an exponent. The sums over keys are s (..., f, e) and z (..., f), divided by the
@@ -6,15 +6,54 @@ exponential of the largest exponent of each feature so far, top (..., f): no row
 not see.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
-from xfaccel.arrays import namespace, shown
+from xfaccel.arrays import namespace, shown, sum_dtype
 
 Array = Any  # of CuPy
 State = tuple[Array, Array, Array]
 CHUNK = 128  # tokens whose weights are held at once
+
+
+def of_rows(x: Array, *, kind: str, projection: Array, root: float) -> tuple[Array, Array | None]:
+    """The features (..., n, f) of each row of `x` for the scan kernel, in the type of a state.
+
+    They are still to be multiplied by 2 to an exponent (..., n), which is the same for all of a row, unless
+    that is None.
+    """
+    factors, exponents = _made(x.astype(sum_dtype(x), copy=False), kind, projection, root)
+    if kind == "relu":
+        return factors, None
+    top = exponents.max(axis=-1, keepdims=True)
+    return factors * np.exp(exponents - top), top[..., 0] * math.log2(math.e)
+
+
+def before_parts(states: Array, skip: int, given: bool) -> Array:
+    """What comes before part `skip`, before the part after it, and so on to the end.
+
+    `states` (..., parts, numbers) are those of the scan kernel, of features that are `given` or not.
+    """
+    nothing = np.zeros_like(states, shape=(*states.shape[:-2], 1, states.shape[-1]))
+    if given:
+        nothing[..., -1] = -np.inf
+    return np.concatenate([nothing, _running(states, given)], axis=-2)[..., skip:, :]
+
+
+def _running(states: Array, given: bool) -> Array:
+    """The sums over the states up to each."""
+    if not given:
+        return np.cumsum(states, axis=-2)
+    step = 1
+    while step < states.shape[-2]:  # each holds the sum over `step` states, or all before it
+        both = states[..., :-step, :], states[..., step:, :]
+        top = np.maximum(*(x[..., -1:] for x in both))
+        early, late = (x[..., :-1] * np.exp2(x[..., -1:] - _finite(top)) for x in both)
+        later = np.concatenate([early + late, top], axis=-1)
+        states, step = np.concatenate([states[..., :step, :], later], axis=-2), 2 * step
+    return states
 
 
 def attend(q: Array, k: Array, v: Array, lead: tuple[int, ...], *, causal: bool, kind: str | None,
@@ -23,9 +62,10 @@ def attend(q: Array, k: Array, v: Array, lead: tuple[int, ...], *, causal: bool,
     """The result (lead..., n, e), and the sums over all keys after those of `state`.
 
     (...,n,d),(...,m,d),(...,m,e), `key_mask` (..., m); all checked. The kinds are those of `xfref.performer`,
-    and None is elu + 1.
+    and None is elu + 1. Numbers of 16 bits are computed in float32.
     """
-    n, m = q.shape[-2], k.shape[-2]
+    n, m, dtype = q.shape[-2], k.shape[-2], q.dtype
+    q, k, v = (x.astype(sum_dtype(x), copy=False) for x in (q, k, v))
     if key_mask is not None:
         k, v = shown(k, key_mask), shown(v, key_mask)
     queries, (factors, exponents) = _made(q, kind, projection, root), _made(k, kind, projection, root)
@@ -36,7 +76,8 @@ def attend(q: Array, k: Array, v: Array, lead: tuple[int, ...], *, causal: bool,
     before, blind = (max(m - n, 0), max(n - m, 0)) if causal else (m, 0)
     state = _added(state, *(x[..., :before, :] for x in (factors, exponents, v)))
     if not causal:
-        return np.broadcast_to(_mean(*_read(state, *queries)[:2]), (*lead, n, v.shape[-1])), state
+        mean = _mean(*_read(state, *queries)[:2]).astype(dtype, copy=False)
+        return np.broadcast_to(mean, (*lead, n, v.shape[-1])), state
     out = namespace(v).zeros((*lead, n, v.shape[-1]), q.dtype)
     for first in range(before, m, CHUNK):
         stop = min(first + CHUNK, m)
@@ -44,7 +85,7 @@ def attend(q: Array, k: Array, v: Array, lead: tuple[int, ...], *, causal: bool,
         rows = slice(first + n - m, stop + n - m)
         out[..., rows, :] = _chunk(state, *(x[..., rows, :] for x in queries), *own)
         state = _added(state, *own)
-    return out, state
+    return out.astype(dtype, copy=False), state
 
 
 def _made(x: Array, kind: str | None, projection: Array | None, root: float) -> tuple[Array, Array]:

@@ -81,8 +81,8 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
             shared += 2 * (2 * TILE + keys) * width + 4 * TILE * (keys + 4)
     else:
         width = stretch = padded(e, dtype)
-        # the registers of so many threads hold the sums
-        shared, threads = 0, 32 * _WARPS * (1 if width * real(dtype)().itemsize < 512 else 2)
+        few = width * real(dtype)().itemsize < 512 and (dtype != "float64" or relative is None)
+        shared, threads = 0, 32 * _WARPS * (1 if few else 2)  # whose registers hold the sums
     grid = len(q.offsets) * tile_list.slots, _stretches(e, stretch)
     if so_far:  # lanes, and with several stretches blocks, would read what another one writes
         so_far = so_far._replace(array=so_far.array.copy())

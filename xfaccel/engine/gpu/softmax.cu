@@ -3,9 +3,9 @@
 // Milakov and Gimelshein 2018, arXiv:1805.02867 (the running maximum and sum); Dao et al. 2022,
 // arXiv:2205.14135 (tiles, so that scores never leave the chip). A block takes one tile of 64 queries of one
 // leading entry and walks through its keys. Its threads stand in rows of 16: thread (y, x) computes every 8th
-// query from y on (every 16th if sums are wide) and the keys x, x + 16, ..., so that a row of scores lives in
-// half a warp. Operands pass through shared memory in slices, whose size depends on no width: shared memory
-// suffices on every GPU, and d is no constant of the kernel.
+// query from y on (every 16th if sums are wide, or keys by distance are doubles) and the keys x, x + 16, ...,
+// so that a row of scores lives in half a warp. Operands pass through shared memory in slices, whose size
+// depends on no width: shared memory suffices on every GPU, and d is no constant of the kernel.
 //
 // -DXF_WIDTH=32|64|128|256: columns of the output that a block computes, blockIdx.y numbering such stretches
 // of e;
@@ -14,7 +14,8 @@
 #include "products.cuh"
 #include "tiles.cuh"
 
-constexpr int THREADS = XF_WIDTH * sizeof(real) < 512 ? 128 : 256, DOWN = THREADS / ACROSS;
+constexpr bool FEW = XF_WIDTH * sizeof(real) < 512 && (sizeof(real) == 4 || !XF_RELATIVE);
+constexpr int THREADS = FEW ? 128 : 256, DOWN = THREADS / ACROSS;
 constexpr int KEYS = sizeof(real) == 4 ? 64 : 32;    // in a tile
 constexpr int SLICE = sizeof(real) == 4 ? 32 : 16;   // columns of q and k in shared memory
 constexpr int LINE = SLICE + VECTOR;                 // one vector more: no two rows in the same banks
