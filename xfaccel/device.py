@@ -21,8 +21,9 @@ DATA = {"q", "k", "v", "qk", "x", "scores", "logits", "global_q", "global_k", "g
 HOST = {"dilation", "global_tokens", "sub_block", "random_blocks", "span"}
 # functions that do in operations of CuPy what 16 bits would not do for, as logarithms, sorts or sums of keys,
 # some only if they are given the argument named here. All others hand numbers of 16 bits on as they are
-IN_FLOAT32 = {"softmax": None, "layer_norm": None, "merge": None, "quantize_rows": None, "adaptive_span": None,
-              "linformer": None, "lsh_buckets": None, "routing_clusters": None, "sinkhorn_sort": None, "shaw": "value_table"}
+IN_FLOAT32 = {"softmax": None, "layer_norm": None, "merge": None, "quantize_rows": None,
+              "adaptive_span": None, "linformer": None, "lsh_buckets": None, "routing_clusters": None,
+              "sinkhorn_sort": None, "shaw": "value_table"}
 
 
 def call(function: Callable, given: dict[str, object], like: str, wide: tuple[int, ...]) -> object:
