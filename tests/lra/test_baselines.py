@@ -65,13 +65,13 @@ def test_jaccard_by_hand():
         ([1, 1, 1, 2], [0, 1, 1, 0], [0, 1, 1.4, 1.6], [1, 1, 1, 0]),  # equal scores have one side
         ([5, 5, 5], [0, 1, 1], [4, 5, 6], [1, 1, 1]),
         ([1, 2, 3, 4, 5], [0, 1, 0, 1, 1], [1.4, 1.6], [0, 1]),  # four of five
+        ([5, 5], [0, 1], [4, 6], [1, 1]),  # all guesses are as good: the first
     ],
 )
 def test_threshold_by_hand(fit_scores, fit_labels, scores, guesses):
     for flip in (0, 1):
         labels = np.array(guesses) ^ flip
-        fit = np.array(fit_scores), np.array(fit_labels)
-        assert baselines.threshold_accuracy(*fit, np.array(scores), labels) == 1 - flip
+        assert baselines.threshold_accuracy(fit_scores, fit_labels, scores, labels) == 1 - flip
 
 
 def test_threshold_is_the_best_of_all():
@@ -115,6 +115,8 @@ def test_first_token_by_hand():
     for labels, right in [([3, 5, 3], 3), ([0, 3, 5], 0), ([3, 0, 0], 1)]:
         found = baselines.first_token_accuracy(fit_ids, fit_labels, ids, np.array(labels))
         assert found == pytest.approx(right / 3)
+    # tokens that are not among those to be scored
+    assert baselines.first_token_accuracy(fit_ids, fit_labels, np.array([[1, 1]]), np.array([3])) == 1
     assert baselines.first_token_accuracy(fit_ids[:0], fit_labels[:0], ids, np.array([0, 0, 1])) == 2 / 3
     assert baselines.majority_accuracy(fit_labels[:0], np.array([0, 1])) == 0.5
 

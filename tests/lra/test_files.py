@@ -3,6 +3,9 @@
 import gzip
 import os
 import zlib
+from contextlib import nullcontext
+from itertools import repeat
+from types import SimpleNamespace
 
 import pytest
 
@@ -96,3 +99,21 @@ def test_a_huge_file_is_refused_unread(tmp_path, reader):
         file.truncate(2**40)
     with pytest.raises(ValueError, match=f"holds 1099511627776 bytes, more than max_bytes = {limit}$"):
         read(path)
+
+
+ENTRIES = {
+    "files.names_in": (files.names_in, 10**6),
+    "text.read_folder": (lambda folder: text.read_folder(folder, 0), 10**6),
+    "retrieval.read_pages": (retrieval.read_pages, 10**5),
+}
+
+
+@pytest.mark.parametrize("reader", ENTRIES)
+def test_a_folder_without_end_is_left(tmp_path, monkeypatch, reader):
+    """By default too; what is in it is neither a file nor a folder."""
+    read, limit = ENTRIES[reader]
+    entry = SimpleNamespace(is_file=lambda **links: False, is_dir=lambda **links: False)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.scandir", lambda folder: nullcontext(repeat(entry)))
+        with pytest.raises(ValueError, match=f"has more than {limit} entries$"):
+            read(tmp_path)

@@ -353,6 +353,12 @@ def test_hostile_folder(tmp_path, case):
     assert len(str(caught.value)) < 300 + len(str(inside))
 
 
+def test_large_pictures_are_refused(tmp_path):
+    folder(tmp_path, {"0.npy": GOOD})
+    with pytest.raises(ValueError, match="a.png': has 2 x 2 pixels, where 1 to 1 a side"):
+        list(pathfinder.read_folder(tmp_path, max_side=1))
+
+
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="metadata': No such file or directory"):
         pathfinder.read_folder(tmp_path)

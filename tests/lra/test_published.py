@@ -56,6 +56,23 @@ def test_the_memory_of_exact_attention_is_that_of_one_sequence():
         assert found == pytest.approx(0.28 + 6 * 8 * 3 * 4 * length**2 / 1e9, rel=0.03)
 
 
+@pytest.mark.parametrize("model", published.EFFICIENCY)
+def test_memory_grows_as_the_attention_does(model):
+    """With the square of the length where all weights are made, else with it: within 10 %."""
+    power = 2 if model in ("Transformer", "Synthesizer") else 1
+    first, *between, last = published.EFFICIENCY[model].gigabytes
+    for length, found in zip(published.LENGTHS[1:], between, strict=False):
+        share = ((length / 1000) ** power - 1) / (4**power - 1)
+        right = found == pytest.approx(first + share * (last - first), rel=0.1)
+        assert right != published.doubtful(2, model, f"gigabytes at {length}")
+
+
+def test_spans_are_of_whole_sequences_and_read_off_to_fifty():
+    for task, (span, length) in published.SPANS.items():
+        assert length == TASKS[task][1] and span % 50 == 0
+        assert 0 < span < length
+
+
 def test_tables_agree():
     for model, (test, training) in published.IMAGE_TEST_AND_TRAINING.items():
         assert test == published.ACCURACY[model].image < training

@@ -185,6 +185,8 @@ def test_folders_that_are_none(letters):
         text.read_folder(letters / "odd", 0)
     with pytest.raises(ValueError, match="odd': has more than 49 entries"):
         text.read_folder(letters, 0, labels=["odd"], max_files=49)
+    with pytest.raises(ValueError, match=f"{letters.name}': has more than 2 entries"):
+        text.read_folder(letters, 0, max_files=2)
     with pytest.raises(ValueError, match="more than max_bytes = 1$"):
         list(text.read_folder(letters, 0, labels=["odd"], max_bytes=1))
 

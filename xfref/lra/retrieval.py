@@ -169,10 +169,11 @@ def read_pages(
     without text, which point to another, and one of the same text as another stands for both.
 
     Nothing in a page is run or followed. Raises ValueError that names the file: larger than `max_bytes`, or
-    of broken packing; and the folder if it has more than `max_files` files. Cost: about a millisecond a page,
-    and all texts in memory.
+    of broken packing; and the folder if it has more than `max_files` entries. Cost: about a millisecond a
+    page, and all texts in memory.
     """
-    folders = [os.fspath(folder), *(os.path.join(folder, x) for x in names_in(folder, folders=True))]
+    inside = names_in(folder, folders=True, max_names=max_files)
+    folders = [os.fspath(folder), *(os.path.join(folder, name) for name in inside)]
     texts, references, known, stands_for = {}, [], {}, {}
     for place in folders:
         for file in names_in(place, max_names=max_files):
