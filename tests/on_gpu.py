@@ -62,6 +62,8 @@ def check(cupy, case, dtype):
     if as_they_are:  # for the kernels, which take parameters in the same type
         kwargs = {name: rounded(x, dtype) for name, x in kwargs.items()}
     reference, truth = expected(case.call, args, kwargs)
+    if case.function == "quantize_rows" and dtype in HALF:
+        truth = reference[0], truth[1]  # what is halfway between two codes in float32 need not be in float64
     out = case.call(OnGPU(cupy), args, kwargs)
     if as_they_are:
         values = args[0 if case.function == "synthesizer" else -1]  # behind which its logits come

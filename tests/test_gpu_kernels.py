@@ -501,7 +501,7 @@ def compiled(file, macros, sm):
 def test_kernels_compile_without_spills(file, sm):
     """Each form for each architecture, or a sample: all types, widths and architectures."""
     every, turn = list(forms(file)), nvrtc.ARCHITECTURES.index(sm)
-    for macros in every if EVERYTHING else every[2 * turn::min(17, len(every) - 2)]:
+    for macros in every if EVERYTHING else every[2 * turn::min(25, len(every) - 2)]:
         module = compiled(file, macros, sm)
         resources, = module.resources.values()
         assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0), macros
