@@ -63,6 +63,8 @@ def test_padding_changes_nothing_but_a_mean_of_all_rows(rng, pool):
     assert (pool == "mean") == (np.abs(among - alone).max() > 1e-3)
     if pool != "mean":
         assert among == pytest.approx(alone, rel=1e-10, abs=1e-12)
+    if pool == "masked_mean":  # of what is no padding, the mean
+        assert alone == pytest.approx(encoder.encode(ids, weights, heads=3, pool="mean"), rel=1e-12)
     # without a padding id, id 0 is a token like any other
     assert np.abs(encoder.encode(padded, weights, padding=None, **call) - alone).max() > 1e-3
     every = encoder.encode(np.zeros((1, 4), int), weights, **call)
