@@ -48,7 +48,7 @@ arena: $(VENV)/.with-arena
 	$(RUN) -m xfaccel lra $(LRA)
 
 test: $(VENV)/.with-test
-	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto --dist worksteal -m unjitted
+	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q -n auto --dist worksteal -m unjitted --ignore tests/browser
 	$(RUN) -m pytest -q tests/test_kernels.py  # runs two processes at a time by itself
 	$(RUN) -m pytest -q -n auto --dist worksteal --ignore tests/test_kernels.py --ignore tests/browser \
 	  $(PROOFS:%=--ignore %)
