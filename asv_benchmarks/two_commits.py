@@ -17,9 +17,9 @@ import os
 import pkgutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -93,12 +93,12 @@ def _best(call, lasting: float) -> float:
 def packages(commit: str) -> Iterator[str]:
     """A folder with the packages of a commit."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(["git", "archive", commit, "xfref", "xfaccel"], cwd=HERE.parent,
+        done = subprocess.run(["git", "archive", "--format=zip", commit, "xfref", "xfaccel"], cwd=HERE.parent,
                               capture_output=True)
         if done.returncode:
             raise SystemExit(f"{commit}: {done.stderr.decode().strip()}")
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            archive.extractall(folder, filter="data")
+        with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
+            archive.extractall(folder)
         yield folder
 
 

@@ -22,7 +22,8 @@ def rows():
             marks = [pytest.mark.unjitted] if case.unjitted and dtype == np.float32 else []
             yield pytest.param(case, dtype, id=f"{case.name}, {dtype.__name__}", marks=marks)
         for dtype in HALF:
-            if case.name.partition(": ")[2] in IN_HALF:
+            what = case.name.partition(": ")[2]
+            if what in IN_HALF or what.startswith("pattern "):
                 yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
 
 

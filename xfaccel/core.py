@@ -19,6 +19,7 @@ from xfaccel.arrays import (
 from xfaccel.engine import tiles
 from xfaccel.engine.cpu.decode import FEW
 from xfaccel.engine.softmax import attend, attend_few, attend_listed, shares
+from xfaccel.half import widened
 from xfaccel.patterns import Pattern, past
 
 Array = np.ndarray
@@ -223,6 +224,8 @@ def _attend_shares(q: Array, k: Array, v: Array, shares: tuple[tiles.Share, ...]
                    ) -> tuple[Array, Array | None]:
     """Attention over tile lists that share the pairs out among them."""
     before = into
+    if len(shares) > 1:
+        q, k, v = map(widened, (q, k, v))  # once, not for each list
     with_lse = with_lse or sum(queries is None for queries, _ in shares) > 1
     for queries, tile_list in shares:
         if queries is None:

@@ -31,7 +31,6 @@ def draw(report: dict) -> "matplotlib.figure.Figure":  # noqa: F821, imported wh
     """Speed against distance to exact attention, disc area = extra memory (LRA, Figure 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
 
     given, n = report["input"], report["input"]["lengths"][-1]
     rows = [row for row in report["rows"] if row["distance"] is not None]
@@ -39,7 +38,7 @@ def draw(report: dict) -> "matplotlib.figure.Figure":  # noqa: F821, imported wh
     largest = max([row["extra_bytes"] for row in rows] + [1])
     figure = Figure(figsize=(9, 7))
     FigureCanvasAgg(figure)  # measures the labels, without a display
-    axes = figure.add_axes((0.08, 0.14, 0.9, 0.75), xscale="log")
+    axes = figure.add_axes((0.08, 0.14, 0.9, 0.75))
     axes.set_yscale("symlog", linthresh=1, linscale=2)  # a result of zeros has distance 1, few are beyond
     areas = [LARGEST_DISC * row["extra_bytes"] / largest for row in rows]
     colors = [CAUSAL_COLOR if row["exact"] == "attention-causal" else COLOR for row in rows]
@@ -49,13 +48,7 @@ def draw(report: dict) -> "matplotlib.figure.Figure":  # noqa: F821, imported wh
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1, 2, 5, 10, 20, 50, 100])
     axes.set_ylim(-0.12, max([1.3] + [2 * distance for distance in y]))  # room for a disc
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(f"sequences of {n} tokens a second (further right is faster)")
+    by_speed(axes, f"sequences of {n} tokens a second (further right is faster)")
     axes.set_ylabel("distance to exact attention (0: same result; logarithmic above 1)")
     figure.text(0.08, 0.945, "Speed against distance to exact attention", fontsize=14, weight="bold")
     figure.text(0.08, 0.905, "untrained weights, so this is cost, not accuracy; "
@@ -66,6 +59,20 @@ def draw(report: dict) -> "matplotlib.figure.Figure":  # noqa: F821, imported wh
     figure.text(0.98, 0.905, "causal", color=CAUSAL_COLOR, ha="right")
     label(axes, list(zip(x, y, strict=True)), areas, [row["variant"] for row in rows], colors)
     return figure
+
+
+def by_speed(axes, words: str) -> None:
+    """The horizontal axis, of speeds, as every chart has it."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(words)
 
 
 def label(axes, points, areas, names, colors) -> None:

@@ -1,7 +1,7 @@
 """The chart of whole encoders: speed, the paper's score and memory, here and in the paper (LRA, Figure 3)."""
 
 from xfaccel.arena import lra
-from xfaccel.arena.chart import COLOR, LARGEST_DISC, label, saved
+from xfaccel.arena.chart import COLOR, LARGEST_DISC, by_speed, label, saved
 from xfaccel.arena.table import digits, machine
 from xfref.lra import published
 
@@ -63,17 +63,8 @@ def _areas(found: dict[str, published.Disc]) -> list[float]:
 
 
 def _panel(axes, found: dict[str, published.Disc], words: str) -> None:
-    from matplotlib.ticker import LogLocator
-
     x, y = [disc.examples_per_second for disc in found.values()], [disc.score for disc in found.values()]
-    axes.set_xscale("log")
     axes.scatter(x, y, s=_areas(found), c=COLOR, alpha=0.35, linewidths=0)
     axes.scatter(x, y, s=9, c=COLOR)  # the place of discs too small to see
     axes.set_xlim(min(x, default=1) / 2, max(x, default=1) * 2.5)  # room for names
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(words)
+    by_speed(axes, words)

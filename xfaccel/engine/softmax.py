@@ -49,6 +49,8 @@ def attend(q: Array, k: Array, v: Array, tile_list: tiles.TileList, *, plane_axe
     zeros and -inf where there were none, are joined with these in their place and returned; an order names a
     query once then, and its result goes where the query lies. All of these have been checked.
 
+    Of NumPy's numbers of 16 bits the result is float32, in all engines.
+
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(tile_list.scores (d + e)) time a leading entry, O(n) memory.
     """
@@ -106,6 +108,7 @@ def attend_listed(q: Array, k: Array, v: Array, indices: Array, *, causal: bool 
     Cost: O(n r (d + e)) time a leading entry, O(m + r) memory for each thread.
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
+    q, k, v = map(widened, (q, k, v))
     scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)
     indices = indices.astype(np.int64, copy=False)
     options = dict(n=n, m=m, d=d, e=e, count=indices.shape[-1], last=m - n if causal else m, scale=scale,
@@ -134,8 +137,7 @@ def attend_few(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | 
                with_lse: bool, scales: tuple[Array, Array] | None = None) -> tuple[Array, Array | None]:
     """`attend` over all keys or, if causal, all up to the query, for at most `decode.FEW` queries.
 
-    k and v may be int8, and `scales` (..., m) what to multiply their rows by. NumPy arrays alone; of numbers
-    of 16 bits the result is float32.
+    k and v may be int8, and `scales` (..., m) what to multiply their rows by. NumPy arrays alone.
     """
     (n, d), (m, e), lead = q.shape[-2:], v.shape[-2:], leading(q, k, v)
     scale, key_rows = scale_or_default(scale, q), _key_rows(key_mask, k, lead)

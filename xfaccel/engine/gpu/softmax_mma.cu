@@ -130,18 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #if XF_RELATIVE
         {
             float by_distance[2][APART / 4] = {};
-#pragma unroll
-            for (int c = 0; c < XF_WIDTH; c += 16) {
-                u32 a[4];
-                load_matrices(a, apart_q_factor.at(0, c));
-#pragma unroll
-                for (int i = 0; i < APART / 16; ++i) {
-                    u32 b[4];
-                    load_matrices(b, apart_k_factor.at(i * 16, c));
-                    multiply_add(by_distance, 2 * i, a, b[0], b[1], stored());
-                    multiply_add(by_distance, 2 * i + 1, a, b[2], b[3], stored());
-                }
-            }
+            multiply_rows(apart_q_factor, apart_k_factor, 0, by_distance);
 #pragma unroll
             for (int j = 0; j < APART / 4; ++j)
 #pragma unroll
@@ -160,18 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #pragma unroll
             for (int r = 0; r < 2; ++r) s[r][j] = scores[(lane / 4 + 8 * r) * LINE + number(j)];
 #endif
-#pragma unroll
-        for (int c = 0; c < XF_WIDTH; c += 16) {
-            u32 a[4];
-            load_matrices(a, q_factor.at(0, c));
-#pragma unroll
-            for (int t = 0; t < KEYS / 16; ++t) {
-                u32 b[4];
-                load_matrices(b, k_factor.at(buffer * KEYS + t * 16, c));
-                multiply_add(s, 2 * t, a, b[0], b[1], stored());
-                multiply_add(s, 2 * t + 1, a, b[2], b[3], stored());
-            }
-        }
+        multiply_rows(q_factor, k_factor, buffer * KEYS, s);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
 #pragma unroll

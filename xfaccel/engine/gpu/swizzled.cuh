@@ -31,6 +31,23 @@ template <int WIDTH> struct Factor {
     }
 };
 
+// s += the rows of a times those of b from `row` on, COLUMNS / 4 times 16 of them
+template <int WIDTH, int COLUMNS>
+DEVICE void multiply_rows(const Factor<WIDTH>& a, const Factor<WIDTH>& b, int row, float (&s)[2][COLUMNS]) {
+#pragma unroll
+    for (int c = 0; c < WIDTH; c += 16) {
+        u32 own[4];
+        load_matrices(own, a.at(0, c));
+#pragma unroll
+        for (int t = 0; t < COLUMNS / 4; ++t) {
+            u32 other[4];
+            load_matrices(other, b.at(row + 16 * t, c));
+            multiply_add(s, 2 * t, own, other[0], other[1], stored());
+            multiply_add(s, 2 * t + 1, own, other[2], other[3], stored());
+        }
+    }
+}
+
 // COUNT rows x(r), their WIDTH columns from `column` on, with zeros from `width` on and for rows that are
 // null; `whole` says that all rows begin at a multiple of 16 bytes, as `anchor` then does
 template <int COUNT, int WIDTH, class Row>
