@@ -184,7 +184,7 @@ def test_the_report_takes_no_file_from_elsewhere():
 @pytest.mark.parametrize("case", plant.PLANTS, ids=lambda case: case.variant)
 def test_a_planted_slow_down_compiles(case):
     source = (ROOT / plant.ENGINES / f"{case.engine}.py").read_text()
-    slowed = plant.slowed(source, case.when)
+    slowed = plant.slowed(source, case)
     assert len(slowed.splitlines()) == len(source.splitlines()) + 2
     compile(slowed, case.engine, "exec")
 

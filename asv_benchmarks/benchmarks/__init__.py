@@ -20,8 +20,8 @@ SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads"
            "bli_thread_set_num_threads")
 
 
-def _pin_blas() -> int:
-    """Tell every BLAS in this process to use THREADS threads; how many were told."""
+def pin_blas(threads: int) -> int:
+    """Tell every BLAS in this process to use so many threads; how many were told."""
     told = 0
     with contextlib.suppress(OSError):  # no such file: not Linux
         lines = Path("/proc/self/maps").read_text().splitlines()
@@ -30,12 +30,12 @@ def _pin_blas() -> int:
                 library = ctypes.CDLL(file)
                 for setter in SETTERS:
                     if hasattr(library, setter):
-                        getattr(library, setter)(THREADS)
+                        getattr(library, setter)(threads)
                         told += 1
     return told
 
 
 os.environ.update({f"{library}_NUM_THREADS": str(THREADS) for library in ("OPENBLAS", "MKL", "BLIS", "OMP")})
 os.environ.setdefault("XFACCEL_CACHE_DIR", os.path.join(sys.prefix, "xfaccel-cache"))
-if not _pin_blas():
+if not pin_blas(THREADS):
     print("the threads of NumPy's BLAS could not be pinned: ratios may swing", file=sys.stderr)

@@ -10,6 +10,7 @@ A commit that lacks a name cannot be measured: `setup` raises NotImplementedErro
 import functools
 import inspect
 import re
+import statistics
 import sys
 import time
 import tracemalloc
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import THREADS
+from . import THREADS, pin_blas
 
 try:  # here, not in `setup`: asv forks the process that has imported this, once per benchmark
     import xfaccel
@@ -32,11 +33,12 @@ except ModuleNotFoundError as error:
 Array = np.ndarray
 HEADS, WIDTH = 8, 64
 LENGTHS = [1024, 4096]
+RATIO_LENGTH = 1024   # where xfref takes tenths of a second, so that enough turns are taken
 ERROR_LENGTH = 300    # several tiles of 64 and a rest
 PAGE = 4096           # bytes; below this, memory is the bookkeeping of Python objects
 # an expression, the functions that it defines for others, and words that go on after a semicolon
 MEMORY = re.compile(r"Memory: (.+?)(?:, where (.+?))?[.;](?: |$)")
-PAIRS, PAIRS_SECONDS, LEAST_PAIRS = 9, 1.0, 3
+DRAWS, TURNS_SECONDS, LEAST_TURNS = 4, 4.0, 8
 
 
 def normal(*shape: int) -> Array:
@@ -74,7 +76,7 @@ def prepared(package, variant: Variant, n: int, dtype: type = np.float32) -> Cal
 
 
 @functools.lru_cache
-def warmed(variant: Variant, n: int) -> Callable[[], object]:
+def warmed(variant: Variant, n: int, threads: int = THREADS) -> Callable[[], object]:
     """The fast twin's call, compiled; raises NotImplementedError if this commit has none."""
     if xfaccel is None:
         raise NotImplementedError(f"this commit cannot be measured: {MISSING}")
@@ -82,12 +84,12 @@ def warmed(variant: Variant, n: int) -> Callable[[], object]:
         raise NotImplementedError(f"xfaccel has no {variant.function} in this commit")
     call = prepared(xfaccel, variant, n)
 
-    def on_two_threads():
-        with limited(THREADS):
+    def on_threads():
+        with limited(threads):
             return call()
 
-    on_two_threads()
-    return on_two_threads
+    on_threads()
+    return on_threads
 
 
 def benchmarks(room: str, title: str, variants: dict[str, Variant]) -> tuple[Callable, ...]:
@@ -103,11 +105,13 @@ def benchmarks(room: str, title: str, variants: dict[str, Variant]) -> tuple[Cal
         return _error(variants[name])
 
     def ratio(name, n):
-        return _ratio(warmed(variants[name], n), prepared(xfref, variants[name], n))
+        return _ratio(variants[name], n)
 
     names = list(variants)
     by_length = dict(params=[names, LENGTHS], param_names=["variant", "n"],
                      setup=lambda name, n: warmed(variants[name], n))
+    on_one_thread = dict(params=[names, [RATIO_LENGTH]], param_names=["variant", "n"],
+                         setup=lambda name, n: warmed(variants[name], n, threads=1))
 
     return (
         _described(seconds, f"time_{room}", f"{title}: time", **by_length,
@@ -118,7 +122,7 @@ def benchmarks(room: str, title: str, variants: dict[str, Variant]) -> tuple[Cal
                    params=[names], param_names=["variant"],
                    setup=lambda name: warmed(variants[name], ERROR_LENGTH), unit="of the largest value"),
         _described(ratio, f"track_{room}_ratio", f"{title}: time as a share of xfref's",
-                   **by_length, unit="of xfref's time"),
+                   **on_one_thread, unit="of xfref's time", version="2"),
     )
 
 
@@ -205,15 +209,26 @@ def _error(variant: Variant) -> float:
     return worst
 
 
-def _ratio(fast: Callable, slow: Callable) -> float:
-    """The best time of `fast` over the best of `slow`, taken in turns: what slows the machine slows both."""
-    slow()
+def _ratio(variant: Variant, n: int) -> float:
+    """The median time of the fast twin over that of xfref, taken in turns, each on one thread.
+
+    What slows the machine slows both, but two threads are slowed where one is not. Turns go round operands at
+    several places in memory, for some calls are a tenth faster at one place than at another.
+    """
+    draws = []
+    for _ in range(DRAWS):
+        prepared.cache_clear()
+        draws.append((warmed.__wrapped__(variant, n, threads=1), prepared(xfref, variant, n)))
     fast_times, slow_times, start = [], [], time.perf_counter()
-    while len(slow_times) < LEAST_PAIRS or (
-            len(slow_times) < PAIRS and time.perf_counter() - start < PAIRS_SECONDS):
-        slow_times.append(_seconds(slow))
-        fast_times += [_seconds(fast) for _ in range(3)]  # the first also wakes the threads
-    return min(fast_times) / min(slow_times)
+    pin_blas(1)
+    try:
+        while len(slow_times) < LEAST_TURNS or time.perf_counter() - start < TURNS_SECONDS:
+            fast, slow = draws[len(slow_times) % DRAWS]
+            slow_times.append(_seconds(slow))
+            fast_times += [_seconds(fast) for _ in range(3)]
+    finally:
+        pin_blas(THREADS)
+    return statistics.median(fast_times) / statistics.median(slow_times)
 
 
 def _seconds(call: Callable) -> float:
