@@ -28,7 +28,8 @@ pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.REMEDY)
 
 EVERYTHING = os.environ.get("XFACCEL_PROOF") == "all"  # make proof-all
 # at most, per thread
-REGISTERS = {"softmax.cu": 255, "softmax_mma.cu": 255, "gather.cu": 128, "scan.cu": 250}
+REGISTERS = {"softmax.cu": 255, "softmax_mma.cu": 255, "gather.cu": 128, "scan.cu": 250,
+             "scan_mma.cu": 255}
 LEAD = (1, 2)
 LOG2_E = math.log2(math.e)
 FEW = dict(n=70, m=140)  # tokens where a longer sequence has nothing new
@@ -400,9 +401,10 @@ def check_scan(args, dtype, **options):
 
 @pytest.mark.parametrize("causal, dtype, d, e", sample(
     (False, "float32", 20, 36), (True, "float32", 20, 36), (False, "float32", 100, 70),
-    (True, "float32", 130, 33), (True, "float64", 20, 36), (False, "bfloat16", 33, 64),
+    (True, "float32", 130, 33), (True, "float64", 20, 36), (True, "bfloat16", 33, 70),
+    (False, "float16", 100, 20), (False, "bfloat16", 130, 64),
     more=[(True, "float32", 100, 70), (False, "float32", 130, 33), (False, "float64", 20, 36),
-          (True, "bfloat16", 33, 64)]))
+          (False, "bfloat16", 33, 70), (True, "float16", 100, 20), (True, "bfloat16", 130, 64)]))
 def test_scan(causal, dtype, d, e):
     rng = np.random.default_rng(4)
     q, k, v = operands(rng, dtype, n=230, m=260, d=d, e=e)
@@ -412,8 +414,23 @@ def test_scan(causal, dtype, d, e):
     check_scan((q, k, v), dtype, causal=causal, key_mask=key_mask, parts=2)
 
 
-def test_scan_of_fewer_keys_than_queries():
-    check_scan(operands(np.random.default_rng(5), "float32", n=100, m=70), "float32", causal=True)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scan_of_fewer_keys_than_queries(dtype):
+    check_scan(operands(np.random.default_rng(5), dtype, n=100, m=70), dtype, causal=True)
+
+
+def test_scan_of_rows_that_begin_at_whole_pieces_and_end_within():
+    args = operands(np.random.default_rng(15), "float16", n=150, m=150, gap=(4, 12, 4))
+    assert all(x.strides[-2] % 16 == 0 and x.shape[-1] % 8 for x in args)
+    check_scan(args, "float16", causal=True, parts=2)
+
+
+def test_sums_beyond_what_float16_holds():
+    """150 keys of features up to 30, with values up to 30000; and queries whose features are below 2**-24."""
+    rng = np.random.default_rng(16)
+    k, v = (stored(rng.uniform(0, high, (1, 2, 150, 20)), "float16") for high in (30, 30000))
+    q = stored(rng.uniform(-24, -20, (1, 2, 150, 20)), "float16")
+    check_scan((q, k, v), "float16", causal=True, parts=2)
 
 
 def random_features(x, projection, kind):
@@ -481,11 +498,15 @@ def forms(file):
     """Every form of a kernel file that a launch may ask for."""
     widths = launch.FEATURES if file == "scan.cu" else launch.WIDTHS
     for dtype, width in itertools.product(launch.STORED, widths):
-        own = ("XF_STORED", launch.STORED[dtype]), ("XF_WIDTH", width)
+        own, half = (("XF_STORED", launch.STORED[dtype]), ("XF_WIDTH", width)), dtype in launch.HALF
+        modes = [("XF_MODE", f"XF_{mode}") for mode in ("SUM", "READ", "CAUSAL")]
         if file == "scan.cu":
-            yield from ((*own, ("XF_MODE", f"XF_{mode}"), ("XF_FEATURES", f"XF_{features}"))
-                        for mode in ("SUM", "READ", "CAUSAL") for features in ("ELU", "GIVEN"))
-        elif width == launch.padded(width, dtype) and (file != "softmax_mma.cu" or dtype in launch.HALF):
+            features = ("GIVEN",) if half and width <= 128 else ("ELU", "GIVEN")  # the rest on matrix units
+            for mode, made in itertools.product(modes, features):
+                yield *own, mode, ("XF_FEATURES", f"XF_{made}")
+        elif file == "scan_mma.cu":
+            yield from ((*own, mode) for mode in modes if half and width in (64, 128))
+        elif width == launch.padded(width, dtype) and (file != "softmax_mma.cu" or half):
             said = itertools.product((0, 1), (0, 1) if file == "softmax.cu" or width < 256 else (0,))
             yield from [own] if file == "gather.cu" else (
                 (*own, ("XF_PAIRS_SAID", pairs), ("XF_RELATIVE", relative)) for pairs, relative in said)
@@ -497,9 +518,16 @@ def compiled(file, macros, sm):
 
 
 def sampled(file, sm):
-    """Every form, or one or two for each architecture."""
-    every, turn = list(forms(file)), nvrtc.ARCHITECTURES.index(sm)
-    return every if EVERYTHING else every[51 * turn % len(every)::97]
+    """Every form, or this architecture's share of few that have each type, width and option."""
+    every, few, found = list(forms(file)), [], set()
+    if EVERYTHING:
+        return every
+    for form in reversed(every):  # those that take most registers first
+        if not found.issuperset(form):
+            few.append(form)
+            found.update(form)
+    turn = nvrtc.ARCHITECTURES.index(sm)
+    return few[turn % len(few)::len(nvrtc.ARCHITECTURES)]
 
 
 @pytest.mark.parametrize("file", REGISTERS)
@@ -524,17 +552,20 @@ def test_kernels_compile_without_spills(file, sm):
 
 # products on matrix units; their factors from shared memory, four matrices at a time, some transposed; copies
 # to there by 16 bytes, past the registers; 2 to the x in one instruction
-DUE = "HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS", "MUFU.EX2"
+DUE = {"softmax_mma.cu": ("HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS", "MUFU.EX2"),
+       "scan_mma.cu": ("HMMA.1688.F32.TF32", "LDS.128", "LDGSTS.E.BYPASS", "MUFU.EX2")}
 
 
 @pytest.mark.skipif(sass.disassembler() is None, reason=sass.REMEDY)
 @pytest.mark.parametrize("sm", nvrtc.ARCHITECTURES)
-def test_the_matrix_units_do_the_products(sm):
-    for macros in forms("softmax_mma.cu") if EVERYTHING else [next(forms("softmax_mma.cu"))]:
-        module = compiled("softmax_mma.cu", macros, sm)
+@pytest.mark.parametrize("file", DUE)
+def test_the_matrix_units_do_the_products(file, sm):
+    for macros in forms(file) if EVERYTHING else [next(forms(file))]:
+        module = compiled(file, macros, sm)
         found = sass.instructions(module.cubin)
-        for due in DUE:
-            assert any(name.startswith(due) for name in found), (macros, due)
+        for due in DUE[file]:
+            missing = not any(name.startswith(due) for name in found)
+            assert not missing or ("XF_MODE", "XF_READ") in macros, (macros, due)  # which copies nothing
         assert sum(number for name, number in found.items() if name.startswith("HMMA")) >= module.ptx.count(
             "mma.sync"), macros
 
@@ -549,13 +580,13 @@ def softmax_once(dtype):
     compared(out, lambda q, k, v: xfref.attention_lse(q, k, v), args, dtype)
 
 
-def scan_once(causal):
+def scan_once(causal, dtype="float32"):
     """In two chunks, of two slices of features."""
-    args = operands(np.random.default_rng(8), "float32", n=70, m=70, d=40, lead=(1, 1))
+    args = operands(np.random.default_rng(8), dtype, n=70, m=70, d=40, lead=(1, 1), gap=(3, 0, 4))
     final = blank((1, 1, 1, 40 * 37), np.float32)
-    out, total = scan(*args, "float32", causal=causal, parts=1, final=final)
+    out, total = scan(*args, dtype, causal=causal, parts=1, final=final)
     compared((number(np.asarray(out)),), lambda q, k, v: (xfref.linear_transformer(q, k, v, causal=causal),),
-             args, "float32")
+             args, dtype)
     if causal:
         np.testing.assert_allclose(read(final), total[..., -1:, :], rtol=1e-4, atol=1e-3)
 
@@ -584,6 +615,9 @@ ORDERED = {  # a form, and a call that launches it
     "sum": ("scan.cu", ("XF_MODE", "XF_SUM"), lambda: scan_once(False)),
     "read": ("scan.cu", ("XF_MODE", "XF_READ"), lambda: scan_once(False)),
     "causal": ("scan.cu", ("XF_MODE", "XF_CAUSAL"), lambda: scan_once(True)),
+    "sum on matrix units": ("scan_mma.cu", ("XF_MODE", "XF_SUM"), lambda: scan_once(False, "bfloat16")),
+    "read on matrix units": ("scan_mma.cu", ("XF_MODE", "XF_READ"), lambda: scan_once(False, "bfloat16")),
+    "causal on matrix units": ("scan_mma.cu", ("XF_MODE", "XF_CAUSAL"), lambda: scan_once(True, "bfloat16")),
     "causal with exponents": ("scan.cu", ("XF_MODE", "XF_CAUSAL"), lambda: given_once(True)),
 }
 if EVERYTHING:  # its barriers are among those of the last

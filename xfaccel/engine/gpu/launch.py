@@ -128,19 +128,24 @@ def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: 
 
     Raises: ValueError if d is more than FEATURES[-1].
     """
-    width = next((each for each in FEATURES if d <= each), None)
-    if width is None:
+    if d > FEATURES[-1]:
         raise ValueError(f"linear attention on the GPU needs up to {FEATURES[-1]} features, got {d}")
-    single = real(dtype) is np.float32
-    columns = 16 if width > 256 else 64 if single and width <= 128 else 32
-    tokens, line, weights = (64, 36, 68) if single else (32, 18, 34)
-    shared = width * (columns + 1) + tokens * (columns + 2 * line + weights + 3 * given)
     arguments = (*_rows(put, q, k, v, out, key_mask, exponent, begin, end), put(ranges),
                  *map(np.int64, (len(ranges), shift, d, e)))
-    macros = (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_MODE", f"XF_{mode.upper()}"),
-              ("XF_FEATURES", "XF_GIVEN" if given else "XF_ELU"))
-    return Launch("scan.cu", macros, (entries * len(ranges), _stretches(e, columns)), 32 * _WARPS,
-                  shared * real(dtype)().itemsize, arguments)
+    macros = ("XF_STORED", STORED[dtype]), ("XF_MODE", f"XF_{mode.upper()}")
+    if dtype in HALF and d <= 128 and not given:
+        file, width, columns = "scan_mma.cu", 64 if d <= 64 else 128, 64
+        shared = 4 * width if mode == "read" else 4 * width + 6 * TILE * width + 4 * TILE * columns
+        shared += 0 if mode == "sum" else 4 * width * columns
+    else:
+        file, width = "scan.cu", next(each for each in FEATURES if d <= each)
+        size = real(dtype)().itemsize
+        columns = 16 if width > 256 else 64 if size == 4 and width <= 128 else 32
+        tokens, line, weights = (64, 36, 68) if size == 4 else (32, 18, 34)
+        shared = size * (width * (columns + 1) + tokens * (columns + 2 * line + weights + 3 * given))
+        macros += ("XF_FEATURES", "XF_GIVEN" if given else "XF_ELU"),
+    return Launch(file, (*macros, ("XF_WIDTH", width)), (entries * len(ranges), _stretches(e, columns)),
+                  32 * _WARPS, shared, arguments)
 
 
 def real(dtype: str) -> type[np.floating]:

@@ -118,3 +118,19 @@ DEVICE void load_transposed(u32 (&to)[4], u32 row) {
     }
 XF_MULTIPLY_ADD(float16, "f16")
 XF_MULTIPLY_ADD(bfloat16, "bf16")
+
+// rounded to what the matrix units take of a float: 10 bits after the first
+DEVICE float tf32(float x) {
+    u32 y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return __uint_as_float(y);
+}
+// the same of such numbers: a (16 x 8) b (8 x 8)
+template <int N> DEVICE void multiply_add(float (&sums)[2][N], int n, const float (&a)[4], float b0, float b1) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(sums[0][2 * n]), "+f"(sums[0][2 * n + 1]), "+f"(sums[1][2 * n]),
+                   "+f"(sums[1][2 * n + 1])
+                 : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+                   "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+}

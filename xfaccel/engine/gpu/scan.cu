@@ -15,11 +15,7 @@
 // overflow. The sums are divided by 2 to the largest exponent so far, which a state then holds at its end; a
 // query divides by the largest that it sees, so that no later key touches it.
 #include "products.cuh"
-#include "tiles.cuh"
 
-#define XF_SUM 0
-#define XF_READ 1
-#define XF_CAUSAL 2
 #define XF_ELU 0
 #define XF_GIVEN 1
 
@@ -40,6 +36,8 @@ DEVICE real feature(source x) { return widen(x) > 0 ? widen(x) + 1 : exponential
 typedef real source;
 DEVICE real feature(source x) { return x; }
 #endif
+#include "scan.cuh"
+
 // 2 to the x less the largest exponent, which is -infinity if there is none
 DEVICE real below(real x, real most) { return power(x - (most == minus_infinity() ? real(0) : most)); }
 
@@ -53,11 +51,7 @@ template <class Row> DEVICE void load_features(real* to, i64 first, i64 d, const
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(
-        XF_ROWS(const source, q), XF_ROWS(const source, k), XF_ROWS(const stored, v), XF_ROWS(stored, out),
-        XF_ROWS(const unsigned char, key_mask), XF_ROWS(const real, exponent), XF_ROWS(const real, begin),
-        XF_ROWS(real, end),
-        const i64* const ranges, const i64 parts, const i64 shift, const i64 d, const i64 e) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(XF_SCAN_ARGUMENTS) {
     extern __shared__ __align__(16) real memory[];
     real* const sums = memory;                            // (d, COLUMNS)
     real* const values = sums + XF_WIDTH * COLUMNS;       // (TOKENS, COLUMNS)
