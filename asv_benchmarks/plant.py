@@ -2,11 +2,11 @@
 
     python asv_benchmarks/plant.py [--seed 1] [--keep FOLDER]
 
-Each slow-down makes one kernel of an engine do every other of its tiles twice, 1.5 times the work, and stays
-to the end; of a kernel that is but a part of what its variant does, more is done again. Each other commit adds
-a comment to an engine. asv measures the ratios to `xfref` of ten variants, one for each kernel, at every
-commit, and publishes; what counts is the list on its page of regressions. The first two and the last two
-commits change nothing: asv wants to see both levels of a step twice.
+Each slow-down makes one kernel of an engine do every other of its tiles twice, 1.5 times the work, and
+stays to the end; of a kernel that is but a part of what its variant does, more is done again. Each other
+commit adds a comment to an engine. asv measures the ratios to `xfref` of ten variants, one for each kernel,
+at every commit, and publishes; what counts is the list on its page of regressions. The first two and the
+last two commits change nothing: asv wants to see both levels of a step twice.
 """
 
 import argparse
