@@ -19,7 +19,7 @@ help:
 	@echo "make mutate  PAPER=reformer: small changes of that file of xfref that no test notices"
 	@echo "make fuzz    SECONDS=600 READER=png: broken files for the readers of the Long Range Arena, default all"
 	@echo "make lint    ruff"
-	@echo "make check   lint, asv check, docs, proof and test: what CI runs"
+	@echo "make check   lint, asv check, docs, browser, proof and test: what CI runs"
 	@echo "make bench   airspeed velocity on this commit (QUICK=1: every name once, nothing kept)"
 	@echo "make history N=3 MACHINE=reference: the same on the newest commits of main without results"
 	@echo "make compare BASE=main HEAD=HEAD: which variants are slower in HEAD, measured in turns, twice"
@@ -109,7 +109,7 @@ docs: $(VENV)/.with-docs
 	$(RUN) -m sphinx -W -E -q -j auto -b html docs docs/build/html
 	@echo "docs/build/html/index.html"
 
-check: lint bench-check docs proof test
+check: lint bench-check browser proof test
 
 clean:
 	rm -rf $(VENV) docs/build

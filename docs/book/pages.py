@@ -22,7 +22,7 @@ from book import tables
 from book.links import names
 
 ROOT = Path(__file__).parents[2]
-SHAPES = re.compile(r"^(?:\(\S*?\)(?:,\(\S*?\))* ?)?-> ?\(\S*?\)(?:,\(\S*?\))*(?=[\s.,;:]|$)")
+SHAPES = re.compile(r"^(?:\(\S*?\)(?:,\(\S*?\))* ?)?-> ?(?:state, )?\(\S*?\)(?:,\(\S*?\))*(?=[\s.,;:]|$)")
 DIFFERS = "Differs: "
 
 
