@@ -550,6 +550,14 @@ def test_kernels_compile_without_spills(file, sm):
             assert not local, macros
 
 
+@pytest.mark.parametrize("dtype", launch.STORED)
+def test_a_scan_asks_for_no_more_shared_memory_than_every_architecture_has(dtype):
+    for mode, d, given in itertools.product(("sum", "read", "causal"), launch.FEATURES, (False, True)):
+        launched = launch.scan(mode, np.array([[0, 9]]), dtype=dtype, entries=1, d=d, e=64, put=np.asarray,
+                               given=given)
+        assert launched.shared <= 99 << 10, launched.macros  # 8.6, 8.9 and 12.0 have least
+
+
 # products on matrix units; their factors from shared memory, four matrices at a time, some transposed; copies
 # to there by 16 bytes, past the registers; 2 to the x in one instruction
 DUE = {"softmax_mma.cu": ("HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS", "MUFU.EX2"),
