@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from compare import HALF, assert_matches, expected
-from on_gpu import ON_ARRAYS, OnGPU, check
+from on_gpu import ON_ARRAYS, OnGPU, check, on_arrays
 from ptx import nvrtc
 
 import xfaccel
@@ -59,9 +59,11 @@ def test_every_name_on_the_kernels(case, dtype):
 
 def on_the_cpu():
     """Every fifth case in float32, some in 16 bits, or every one in each type."""
-    for turn, case in enumerate(ON_ARRAYS):
-        some = FLOATS[:1] * (turn % 5 == 0) + [HALF[turn // 8 % 2]] * (turn % 8 == 0)
-        for dtype in [*FLOATS, *HALF] if EVERYTHING else some:
+    turns = {case.name: turn for turn, case in enumerate(ON_ARRAYS)}
+    for case, dtype in on_arrays([*FLOATS, *HALF]):
+        turn = turns[case.name]
+        own = FLOATS[:1] * (turn % 5 == 0) + [HALF[turn // 8 % 2]] * (turn % 8 == 0)
+        if EVERYTHING or dtype in own:
             yield pytest.param(case, dtype, id=f"{case.name}, {dtype.name}")
     for dtype in HALF:
         case = CASE["attention_lse: codes, few queries"]
