@@ -9,7 +9,7 @@
 //
 // -DXF_WIDTH=64|128: there are at most so many features, d; -DXF_MODE=XF_SUM|XF_READ|XF_CAUSAL.
 //
-// What a product sums over may be taken in any order, and so may rows and columns, as long as all sides agree.
+// What a product sums over may be taken in any order, and so may rows and columns, if all sides agree.
 // Here it is the order in which a lane's numbers lie side by side in memory.
 #include "swizzled.cuh"
 
@@ -17,8 +17,9 @@ typedef stored source;
 #include "scan.cuh"
 
 constexpr int TOKENS = 64, COLUMNS = 64, WARP_ROWS = 16;
-constexpr int SHARE = XF_WIDTH / 4;  // the features of a query that one of four lanes has, or that a warp sums
+constexpr int SHARE = XF_WIDTH / 4;  // the features of a query that a lane has, and those that a warp sums
 constexpr int STRIPS = SHARE / 16;
+constexpr int OWN = XF_MODE == XF_READ ? 16 : SHARE;  // features of a query that a lane has at a time
 
 struct alignas(16) Piece { stored at[8]; };
 struct alignas(8) HalfPiece { stored at[4]; };
@@ -62,12 +63,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(XF_SCAN_ARGUMENTS)
     float* const norms = published + (XF_MODE == XF_SUM ? 0 : XF_WIDTH * COLUMNS);  // (XF_WIDTH)
     float* const features = norms + XF_WIDTH;                                       // (TOKENS, XF_WIDTH)
     stored* const keys = (stored*)(features + TOKENS * XF_WIDTH);                   // (TOKENS, XF_WIDTH)
-    stored* const values = keys + TOKENS * XF_WIDTH;                                // two times (TOKENS, COLUMNS)
+    stored* const values = keys + TOKENS * XF_WIDTH;  // two times (TOKENS, COLUMNS)
     const i64 entry = blockIdx.x / parts, part = blockIdx.x % parts, column = i64(blockIdx.y) * COLUMNS;
     const i64 start = ranges[2 * part], stop = ranges[2 * part + 1];
     const int width = int(d), columns = int(min(e - column, i64(COLUMNS)));  // that there are
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    // of eight products, that with number j gives sums 2 j and 2 j + 1: the first is of column j of these, the
+    // of eight products, number j gives the sums 2 j and 2 j + 1: the first is of column j of these, the
     // second lies 8 further on
     const int own_columns = lane % 4 * 16;
     const real* const old = begin_first ? XF_ENTRY(begin) + part * begin_row : nullptr;
@@ -130,19 +131,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(XF_SCAN_ARGUMENTS)
     for (i64 first = start; first < stop; first += TOKENS, buffer ^= 1) {
 #if XF_MODE != XF_SUM
         const int query = warp * WARP_ROWS + lane / 4;  // and that 8 further on
-        float own[2][SHARE];
+        float own[2][OWN], result[2][COLUMNS / 4] = {}, total[2] = {};  // of the total, this lane's share
+        const auto load_own = [&](int begin) {
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            const bool there = first + query + 8 * r < stop;
-            const stored* const row = q + (first + query + 8 * r + shift) * q_row;
+            for (int r = 0; r < 2; ++r) {
+                const bool there = first + query + 8 * r < stop;
+                const stored* const row = q + (first + query + 8 * r + shift) * q_row;
 #pragma unroll
-            for (int i = 0; i < SHARE; i += 8) {
-                const Piece x = read_piece(row + own_feature(i), there ? width - own_feature(i) : 0, q_whole);
+                for (int i = 0; i < OWN; i += 8) {
+                    const int f = own_feature(begin + i);
+                    const Piece x = read_piece(row + f, there ? width - f : 0, q_whole);
 #pragma unroll
-                for (int n = 0; n < 8; ++n)
-                    own[r][i + n] = there && own_feature(i) + n < width ? feature(x.at[n]) : 0.0f;
+                    for (int n = 0; n < 8; ++n)
+                        own[r][i + n] = there && f + n < width ? feature(x.at[n]) : 0.0f;
+                }
             }
+        };
+        const auto read_sums = [&](int begin) {
+#pragma unroll
+            for (int i = 0; i < OWN; i += 2) {
+                const int f = own_feature(begin + i);
+                const Two norm = *(const Two*)(norms + f);
+#pragma unroll
+                for (int r = 0; r < 2; ++r) total[r] += own[r][i] * norm.at[0] + own[r][i + 1] * norm.at[1];
+                const float a[4] = {own[0][i], own[1][i], own[0][i + 1], own[1][i + 1]};
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int c = lane / 4 * 8 + half * 4;
+                    const Vector x = *(const Vector*)(published + sum_place(f, c));
+                    const Vector y = *(const Vector*)(published + sum_place(f + 1, c));
+#pragma unroll
+                    for (int n = 0; n < 4; ++n) multiply_add(result, half * 4 + n, a, x.at[n], y.at[n]);
+                }
+            }
+        };
+#endif
+#if XF_MODE == XF_READ
+#pragma unroll 1
+        for (int begin = 0; begin < SHARE; begin += OWN) {
+            load_own(begin);
+            read_sums(begin);
         }
+#elif XF_MODE == XF_CAUSAL
+        load_own(0);
 #endif
 #if XF_MODE != XF_READ
         copies_wait<0>();
@@ -177,26 +208,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(XF_SCAN_ARGUMENTS)
         __syncthreads();  // features and sums have been written, and the keys have been read
         if (first + TOKENS < stop) load(first + TOKENS, buffer ^ 1);
 #endif
-#if XF_MODE != XF_SUM
-        float result[2][COLUMNS / 4] = {}, total[2] = {};  // of the total, this lane's share
-#pragma unroll
-        for (int i = 0; i < SHARE; i += 2) {
-            const int f = own_feature(i);
-            const Two norm = *(const Two*)(norms + f);
-#pragma unroll
-            for (int r = 0; r < 2; ++r) total[r] += own[r][i] * norm.at[0] + own[r][i + 1] * norm.at[1];
-            const float a[4] = {own[0][i], own[1][i], own[0][i + 1], own[1][i + 1]};
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int c = lane / 4 * 8 + half * 4;
-                const Vector x = *(const Vector*)(published + sum_place(f, c));
-                const Vector y = *(const Vector*)(published + sum_place(f + 1, c));
-#pragma unroll
-                for (int n = 0; n < 4; ++n) multiply_add(result, half * 4 + n, a, x.at[n], y.at[n]);
-            }
-        }
-#endif
 #if XF_MODE == XF_CAUSAL
+        read_sums(0);
 #pragma unroll 1
         for (int group = 0; group <= warp; ++group) {  // of 16 keys
             float s[2][4] = {};
