@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "asv_benchmarks"
-COMMITS, SLOWER_FROM, SLOWER = 12, 7, "core.time_core"
+COMMITS, SLOWER_FROM, SLOWER = 12, 7, "core.track_core_ratio"
 WIDTHS = [390, 1400]
 sys.path.insert(0, str(FOLDER))
 import report  # noqa: E402
