@@ -27,6 +27,7 @@ constexpr u32 ALL_LANES = 0xffffffffu;
 // 16 bytes, which one access moves
 constexpr int VECTOR = 16 / sizeof(real);
 struct alignas(16) Vector { real at[VECTOR]; };
+struct alignas(8) Two { float at[2]; };
 
 DEVICE real minus_infinity() { return real(-__int_as_float(0x7f800000)); }
 
@@ -126,7 +127,8 @@ DEVICE float tf32(float x) {
     return __uint_as_float(y);
 }
 // the same of such numbers: a (16 x 8) b (8 x 8)
-template <int N> DEVICE void multiply_add(float (&sums)[2][N], int n, const float (&a)[4], float b0, float b1) {
+template <int N>
+DEVICE void multiply_add(float (&sums)[2][N], int n, const float (&a)[4], float b0, float b1) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
                  "{%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(sums[0][2 * n]), "+f"(sums[0][2 * n + 1]), "+f"(sums[1][2 * n]),

@@ -21,28 +21,6 @@ constexpr int SHARE = XF_WIDTH / 4;  // the features of a query that a lane has,
 constexpr int STRIPS = SHARE / 16;
 constexpr int OWN = XF_MODE == XF_READ ? 16 : SHARE;  // features of a query that a lane has at a time
 
-struct alignas(16) Piece { stored at[8]; };
-struct alignas(8) HalfPiece { stored at[4]; };
-struct alignas(8) Two { float at[2]; };
-
-// 8 numbers of a row from `from` on, of which `number` are there, and zeros for the others
-DEVICE Piece read_piece(const stored* from, int number, bool whole) {
-    if (whole && number >= 8) return *(const Piece*)from;
-    Piece x;
-#pragma unroll
-    for (int n = 0; n < 8; ++n) x.at[n] = n < number ? from[n] : stored{0};
-    return x;
-}
-DEVICE void write_piece(const Piece& x, stored* to, int number, bool whole) {
-    if (whole && number >= 8) {
-        *(Piece*)to = x;
-        return;
-    }
-#pragma unroll
-    for (int n = 0; n < 8; ++n)
-        if (n < number) to[n] = x.at[n];
-}
-
 DEVICE float feature(stored x) {
     const float wide = widen(x);
     return tf32(wide > 0 ? wide + 1 : power(wide * LOG2_E<float>));

@@ -1,4 +1,5 @@
-// Rows of 16-bit numbers in shared memory, as the matrix units take them: copied there, and addressed.
+// Rows of 16-bit numbers in shared memory, as the matrix units take them: copied there, and addressed. And
+// pieces of rows elsewhere.
 //
 // A row has the padded width, zeros beyond d or e, and its pieces of 16 bytes are swapped from row to row so
 // that eight rows are read from different banks.
@@ -83,3 +84,24 @@ DEVICE void copy_rows(stored* to, i64 column, i64 width, const stored* first, i6
 }
 
 DEVICE bool is_whole(const stored* first, i64 row) { return u64(first) % 16 == 0 && row % 8 == 0; }
+
+struct alignas(16) Piece { stored at[8]; };
+struct alignas(8) HalfPiece { stored at[4]; };
+
+// 8 numbers of a row from `from` on, of which `number` are there, and zeros for the others
+DEVICE Piece read_piece(const stored* from, int number, bool whole) {
+    if (whole && number >= 8) return *(const Piece*)from;
+    Piece x;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) x.at[n] = n < number ? from[n] : stored{0};
+    return x;
+}
+DEVICE void write_piece(const Piece& x, stored* to, int number, bool whole) {
+    if (whole && number >= 8) {
+        *(Piece*)to = x;
+        return;
+    }
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+        if (n < number) to[n] = x.at[n];
+}
