@@ -27,16 +27,18 @@ constexpr int COLUMNS = XF_WIDTH > 256 ? 16 : sizeof(real) == 4 && XF_WIDTH <= 1
 constexpr int ROWS = TOKENS / DOWN, OUTPUTS = COLUMNS / ACROSS;
 static_assert(SLICE / DOWN == VECTOR, "a thread adds to the sums of one vector of features");
 
-DEVICE float exponential(float x) { return expf(x); }
-DEVICE double exponential(double x) { return exp(x); }
 #if XF_FEATURES == XF_ELU
 typedef stored source;
-DEVICE real feature(source x) { return widen(x) > 0 ? widen(x) + 1 : exponential(widen(x)); }
 #else
 typedef real source;
-DEVICE real feature(source x) { return x; }
 #endif
 #include "scan.cuh"
+
+#if XF_FEATURES == XF_ELU
+DEVICE real feature(source x) { return elu_plus_one(widen(x)); }
+#else
+DEVICE real feature(source x) { return x; }
+#endif
 
 // 2 to the x less the largest exponent, which is -infinity if there is none
 DEVICE real below(real x, real most) { return power(x - (most == minus_infinity() ? real(0) : most)); }

@@ -14,3 +14,7 @@
     XF_ROWS(const unsigned char, key_mask), XF_ROWS(const real, exponent), XF_ROWS(const real, begin), \
     XF_ROWS(real, end), \
     const i64* const ranges, const i64 parts, const i64 shift, const i64 d, const i64 e
+
+DEVICE float exponential(float x) { return expf(x); }
+DEVICE double exponential(double x) { return exp(x); }
+DEVICE real elu_plus_one(real x) { return x > 0 ? x + 1 : exponential(x); }

@@ -21,10 +21,7 @@ constexpr int SHARE = XF_WIDTH / 4;  // the features of a query that a lane has,
 constexpr int STRIPS = SHARE / 16;
 constexpr int OWN = XF_MODE == XF_READ ? 16 : SHARE;  // features of a query that a lane has at a time
 
-DEVICE float feature(stored x) {
-    const float wide = widen(x);
-    return tf32(wide > 0 ? wide + 1 : power(wide * LOG2_E<float>));
-}
+DEVICE float feature(stored x) { return tf32(elu_plus_one(widen(x))); }
 
 // Where float numbers lie in shared memory, so that a warp reads different banks: features of keys, in pieces
 // of four mixed with the token's number, and sums, in pieces mixed with the bits of the feature's number in
@@ -129,9 +126,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(XF_SCAN_ARGUMENTS)
 #pragma unroll
             for (int i = 0; i < OWN; i += 2) {
                 const int f = own_feature(begin + i);
-                const Two norm = *(const Two*)(norms + f);
+                const Two both = *(const Two*)(norms + f);
 #pragma unroll
-                for (int r = 0; r < 2; ++r) total[r] += own[r][i] * norm.at[0] + own[r][i + 1] * norm.at[1];
+                for (int r = 0; r < 2; ++r) total[r] += own[r][i] * both.at[0] + own[r][i + 1] * both.at[1];
                 const float a[4] = {own[0][i], own[1][i], own[0][i + 1], own[1][i + 1]};
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
@@ -246,14 +243,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(XF_SCAN_ARGUMENTS)
 #if XF_MODE != XF_SUM
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            const float whole = group_sum<4>(total[r]), part = whole == 0 ? 0.0f : 1 / whole;
+            const float whole = group_sum<4>(total[r]), share = whole == 0 ? 0.0f : 1 / whole;
             if (first + query + 8 * r >= stop) continue;
             stored* const row = out + (first + query + 8 * r + shift) * out_row + own_columns;
 #pragma unroll
             for (int c = 0; c < 16; c += 8) {
                 Piece x;
 #pragma unroll
-                for (int n = 0; n < 8; ++n) narrow(result[r][2 * n + c / 8] * part, x.at[n]);
+                for (int n = 0; n < 8; ++n) narrow(result[r][2 * n + c / 8] * share, x.at[n]);
                 write_piece(x, row + c, columns - own_columns - c, out_whole);
             }
         }
