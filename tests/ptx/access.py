@@ -142,16 +142,20 @@ class Flight:
         self.at, self.source, self.width, self.sizes = at, source, width, sizes
         self.under_way = np.ones(len(at), np.bool_)
 
-    def arrive(self, team, chosen):
-        """The bytes of these threads arrive; those beyond the size of the source are zeros."""
+    def arrive(self, team, chosen, stamps=None):
+        """The bytes of these threads arrive; those beyond the size of the source are zeros.
+
+        `stamps` of all threads say when they count as written, now if there are none.
+        """
         chosen = chosen & self.under_way
         if not chosen.any():
             return
         self.under_way &= ~chosen
         byte = np.arange(self.width)
         there = byte < self.sizes[chosen][:, None]
+        stamps = team.who(self.lanes[chosen]).stamp if stamps is None else stamps[chosen]
         data = team.machine.memory.data[np.where(there, self.source[chosen][:, None] + byte, 0)]
-        team.machine.shared.land(team.who(self.lanes[chosen]), self.at[chosen], np.where(there, data, 0))
+        team.machine.shared.land(stamps, self.at[chosen], np.where(there, data, 0))
 
 
 def copying(program, instruction):

@@ -1,4 +1,4 @@
-"""Steps in which the threads of a warp work together: shfl, vote, redux, bar.warp, ldmatrix, mma."""
+"""Steps in which the threads of a warp work together: shfl, vote, redux, bar.warp, ldmatrix, mma, ..."""
 
 import numpy as np
 
@@ -148,6 +148,12 @@ def to_numbers(kind, registers):
     return form.decode(numbers) if form.decode else numbers.astype(np.float32)
 
 
+def left_matrix(kind, registers, halves):
+    """The left matrices of warps, (warps, 16, depth), in registers of (4 or 2, warps, 8, 4)."""
+    numbers = to_numbers(kind, registers).reshape(halves, 2, -1, 8, 4, 1 if kind == "tf32" else 2)
+    return numbers.transpose(2, 1, 3, 0, 4, 5).reshape(numbers.shape[2], 16, -1)
+
+
 def multiplying(program, instruction):
     """mma.sync: (16, k) times (k, 8) for each warp, added to float32.
 
@@ -172,8 +178,7 @@ def multiplying(program, instruction):
     def multiply(team, active):
         team.demand_all(active)
         warps = team.size // WARP
-        a = to_numbers(kind, gather(team, left)).reshape(halves, 2, warps, 8, 4, -1)
-        a = a.transpose(2, 1, 3, 0, 4, 5).reshape(warps, 16, -1)
+        a = left_matrix(kind, gather(team, left), halves)
         b = to_numbers(kind, gather(team, right)).reshape(halves, warps, 8, 4, -1)
         b = b.transpose(1, 0, 3, 4, 2).reshape(warps, -1, 8)
         product = (a @ b).reshape(warps, 2, 8, 4, 2).transpose(1, 4, 0, 2, 3).reshape(4, team.size)
@@ -183,5 +188,14 @@ def multiplying(program, instruction):
     return multiply
 
 
+def sizing_registers(program, instruction):
+    """setmaxnreg, which changes nothing here."""
+    count = instruction.operands[0].bits
+    if (instruction.modifiers not in [(way, "sync", "aligned", "u32") for way in ("inc", "dec")]
+            or count % 8 or not 24 <= count <= 256):
+        raise instruction.unknown()
+    return lambda team, active: team.demand_all(active)
+
+
 COLLECTIVE = {"shfl": shuffling, "vote": voting, "redux": reducing, "activemask": active_lanes,
-              "ldmatrix": loading_matrices, "mma": multiplying}
+              "ldmatrix": loading_matrices, "mma": multiplying, "setmaxnreg": sizing_registers}

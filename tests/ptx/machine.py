@@ -11,6 +11,7 @@ from .control import Control
 from .faults import Deadlock, Divergence, Incomplete
 from .memory import Split, Who
 from .operands import full
+from .wgmma import GROUP, MatrixUnit
 
 WARP = 32
 READY, WAITING, EXITED, STALLED = 0, 1, 2, 3  # STALLED: at an instruction that needs more of the warp
@@ -63,7 +64,9 @@ class Team:
         self.status = np.where(self.exists, READY, EXITED).astype(np.int8)
         self.barrier = np.full(self.size, -1)
         self.registers = [None] * len(machine.program.kernel.register_bits)
+        self.unit, self.now = MatrixUnit(machine.program.fragments, self.size), None
         self.group, self.flights = np.zeros(self.size, np.int64), []
+        self.tried = np.full(self.size, -1)  # the line at which the last wait at an mbarrier failed
         code = machine.program
         self.local = Split("local", code.sizes["local"], code.cells["local"], machine.warps, self.size,
                            code.regions["local"])
@@ -118,6 +121,15 @@ class Team:
         if missing.any():
             self.diverged(np.argmax(missing))
 
+    def knowledge(self, lane):
+        """The clocks that the warp of a lane knows, to be read and written."""
+        return self.machine.clocks[self.local_block[lane], self.warp[lane]]
+
+    def sleep(self, lanes, at):
+        """Until the phases of the mbarriers at these places are over."""
+        self.status[lanes] = WAITING
+        self.barrier[lanes] = BARRIERS + at
+
     def leave(self, active):
         self.status[active.mask] = EXITED
 
@@ -131,6 +143,11 @@ class Team:
             flight.arrive(self, active.mask[flight.lanes] & old)
         self.flights = [flight for flight in self.flights if flight.under_way.any()]
 
+    def sleepers(self):
+        """Those of whose warp a thread waits at an mbarrier, and may come yet."""
+        asleep = (self.status == WAITING) & (self.barrier >= BARRIERS)
+        return np.repeat(asleep.reshape(-1, WARP).any(1), WARP)
+
     def run(self):
         """As far as it can get; whether it got anywhere."""
         moved = False
@@ -139,7 +156,7 @@ class Team:
             self.last_call = not ready.any()
             if self.last_call:
                 # whoever else could come to where these are has ended, or waits elsewhere
-                ready = self.status == STALLED
+                ready = (self.status == STALLED) & ~self.sleepers()
                 if not ready.any():
                     return moved
             moved = True
@@ -156,6 +173,7 @@ class Team:
         while True:
             self.here, step, taking = place, steps[place], there
             machine.executed += 1
+            self.now = there
             if guard := guards[place]:
                 condition = guard(self)
                 taking = there.where(~condition if program.kernel.code[place].negated else condition)
@@ -164,6 +182,7 @@ class Team:
                     if place in leaders and not there.alone:
                         break
                     continue
+            self.now = taking
             try:
                 if isinstance(step, Control):
                     place = step.go(self, taking, there, place)
@@ -196,11 +215,15 @@ class Machine:
         begin = program.sizes["shared"]
         self.shared = Split("shared", begin + dynamic, program.cells["shared"], self.warps, len(blocks),
                             [*program.regions["shared"], (begin, dynamic)])
-        # clocks[b, w, v]: what warp w of block b knows of the clock of warp v
-        self.clocks = np.zeros((len(blocks), self.warps, self.warps), np.int64)
+        # clocks[b, w, v]: what warp w of block b knows of the clock of warp v; and behind these, of how much
+        # of that the fences of proxies let wgmma know
+        self.clocks = np.zeros((len(blocks), self.warps, 2 * self.warps), np.int64)
         self.clocks[:, range(self.warps), range(self.warps)] = 1
         self.arrived = np.zeros((len(blocks), BARRIERS), np.int64)
-        self.known = np.zeros((len(blocks), BARRIERS, self.warps), np.int64)
+        self.known = np.zeros((len(blocks), BARRIERS, 2 * self.warps), np.int64)
+        self.barriers = {}  # mbarriers, by their places in shared memory
+        # of each group of warps the products that any of them has issued; and of each warp how many
+        self.products, self.issued = {}, np.zeros((len(blocks), self.warps), np.int64)
         self.random = np.random.default_rng(schedule if isinstance(schedule, int) else None)
         self.schedule = schedule
         groups = [range(self.warps)] if schedule == "lockstep" else [[warp] for warp in range(self.warps)]
@@ -213,13 +236,49 @@ class Machine:
                 order = order[::-1]
             elif isinstance(self.schedule, int):
                 order = [order[i] for i in self.random.permutation(len(order))]
-            if not any([team.run() for team in order]):
+            if not any([team.run() for team in order]) and not self.settle():
                 self.stuck()
+        self.demand_groups()
+
+    def join(self, team, first, words):
+        """Warps, given by their first lanes, issue a product as the others of their groups did or will do."""
+        for lane, *descriptors in zip(first, *words, strict=True):
+            block, warp = int(team.local_block[lane]), int(team.warp[lane])
+            issued = self.products.setdefault((block, warp // GROUP), [])
+            count = self.issued[block, warp]
+            if count == len(issued):
+                issued.append((team.here, descriptors, team.where(lane)))
+            if issued[count][:2] != (team.here, descriptors):
+                raise Divergence(f"{team.where(lane)}: another warp of the group comes to another product or "
+                                 f"has its matrices elsewhere: {issued[count][2]}")
+            self.issued[block, warp] += 1
+
+    def demand_groups(self):
+        """All warps of a group have issued the same products."""
+        for (block, group), issued in self.products.items():
+            counts = self.issued[block, GROUP * group:GROUP * (group + 1)]
+            if len(counts) < GROUP or counts.min() < len(issued):
+                raise Divergence(f"{issued[counts.min()][2]}: not all warps of the group come here")
+
+    def settle(self):
+        """Let copies that an mbarrier waits for land, as late as a GPU may; whether there were any."""
+        asked = {int(number) - BARRIERS
+                 for team in self.teams for number in team.barrier[team.status == WAITING]}
+        due = [barrier for place, barrier in self.barriers.items() if place in asked and barrier.due]
+        for barrier in due:
+            barrier.settle()
+        return bool(due)
+
+    def wake(self, place):
+        """Those who wait at the mbarrier at this place look again."""
+        for team in self.teams:
+            team.status[(team.status == WAITING) & (team.barrier == BARRIERS + place)] = READY
 
     def stuck(self):
+        self.demand_groups()
         waiting = [(team, lane) for team in self.teams for lane in np.flatnonzero(team.status == WAITING)[:1]]
         team, lane = waiting[0]
-        team.here = int(team.pc[lane]) - 1
+        team.here = int(team.pc[lane]) - (team.barrier[lane] < BARRIERS)
         raise Deadlock(f"{team.where(lane)} waits for threads that do not come")
 
     def advance(self, team, active):

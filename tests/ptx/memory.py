@@ -30,9 +30,9 @@ class Who:
 
     def __init__(self, block, local, thread, warp, clocks, where):
         self.block, self.local, self.thread, self.warp = block, local, thread, warp
-        self.clocks, self.where = clocks, where
-        warps = clocks.shape[1]
-        self.known = (local * warps + warp) * warps  # where in `clocks` that begins which these threads know
+        self.clocks, self.where, self.proxy = clocks, where, False
+        _, self.warps, width = clocks.shape
+        self.known = (local * self.warps + warp) * width  # where in `clocks` that begins which these know
         clock = clocks.reshape(-1)[self.known + warp]
         self.identity = block << THREAD_BITS | thread
         self.stamp = (self.identity << CLOCK_BITS | clock) << 1
@@ -44,9 +44,19 @@ class Who:
         arrays = (each[chosen] for each in (self.block, self.local, self.thread, self.warp))
         return Who(*arrays, self.clocks, lambda i: self.where(numbers[i]))
 
+    def asynchronous(self):
+        """These as the warps whose products read shared memory: no thread's own accesses are among theirs."""
+        self.proxy, self.identity = True, np.full_like(self.identity, -1)
+        self.read_stamp = self.read_stamp | LANE
+        return self
+
     def know(self, block, warp, clock):
         """Whether what happened there and then came before what these threads do now."""
         return (block == self.block) & (self.clocks.reshape(-1)[self.known + warp] > clock)
+
+    def see(self, warp, clock):
+        """Whether fences of proxies let the products of these warps see what was written then, too."""
+        return self.clocks.reshape(-1)[self.known + self.warps + warp] > clock
 
 
 class Memory:
@@ -125,12 +135,22 @@ class Memory:
         else:
             self.keep_reads(who, cells)
 
-    def land(self, who, at, values):
+    def last_writes(self, at, width):
+        """Which these were, for `read_again`: (cells, places)."""
+        return self.writes[at // self.cell + np.arange(width // self.cell)[:, None]]
+
+    def read_again(self, who, at, width, seen):
+        """What was checked when the reading began is read only now: nobody may have written since."""
+        cells = at // self.cell + np.arange(width // self.cell)[:, None]
+        self.demand(self.writes[cells] == seen, Race, who, at, "written while a product reads it")
+        self.keep_reads(who, cells)
+
+    def land(self, stamps, at, values):
         """An asynchronous copy that was waited for: its bytes (threads, width) are there from now on."""
         width = values.shape[1]
         cells = at // self.cell + np.arange(width // self.cell)[:, None]
         self.data[at[:, None] + np.arange(width)] = values
-        self.writes[cells] = who.stamp
+        self.writes[cells] = stamps
         self.state[cells] = WRITTEN
 
     def cells(self, who, at, width, write):
@@ -151,6 +171,9 @@ class Memory:
             if atomic:
                 fine |= stamps & 1 == 1
             self.demand(fine, Race, who, at, "another thread wrote it")
+            if who.proxy:
+                seen = ~other | who.see(warp, stamps >> 1 & CLOCK)
+                self.demand(seen, Race, who, at, "no fence.proxy.async between the writing and this product")
 
     def after_reads(self, who, at, cells):
         for warp, stamps in enumerate(np.moveaxis(self.reads[cells], -1, 0)):

@@ -51,6 +51,8 @@ def register_reader(register, form):
     index, dtype, same = register.index, form.dtype, not form.packed
 
     def read(team):
+        if index in team.unit.rows:
+            team.unit.note_read(team, register)
         value = team.registers[index]
         if value is None:
             raise Unwritten(f"{team.where()}: register {register.name}: nothing was computed for it")
@@ -68,6 +70,8 @@ def writer(operand, form, instruction):
     index, bits, packed = operand.index, operand.bits, form.packed
 
     def write(team, value, active):
+        if index in team.unit.rows:
+            team.unit.note_write(team, operand, active.mask)
         if form.encode:
             value = form.encode(value)
         if packed:

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 
 TYPE_BITS = {"pred": 1, "f16x2": 32, "bf16x2": 32, "f32x2": 64, "bf16": 16, "tf32": 32,
              **{f"{kind}{bits}": bits for kind in "busf" for bits in (8, 16, 32, 64)}}
-# what orders the work of threads: the candidates of `drop`
-ORDERING = re.compile(r"(?<![\w.%$])(?:@!?%\w+\s+)?"
-                      r"(?:bar\.|barrier\.|membar\b|fence\b|cp\.async\.(?:wait|commit))[^;]*;")
+# what orders the work of threads: the candidates of `drop`. fence.mbarrier_init is none of them: it is for
+# the other blocks of a cluster
+ORDERING = re.compile(
+    r"(?<![\w.%$])(?:@!?%\w+\s+)?(?:bar\.|barrier\.|membar\b|fence\b(?!\.mbarrier_init)"
+    r"|cp\.async\.(?:wait|commit|mbarrier)|mbarrier\.(?:arrive|try_wait)"
+    r"|wgmma\.(?:fence|commit_group|wait_group))[^;]*;")
+TRIAL = re.compile(r"mbarrier\.try_wait\S*\s+(\w+|%\w+)\s*,[^;]*;")  # answers whether to wait on
 
 
 class UnknownInstruction(Exception):
@@ -230,6 +234,7 @@ def ordering(ptx: str) -> list[str]:
 
 
 def drop(ptx: str, which: int) -> str:
-    """The module without the instruction `ordering(ptx)[which]`."""
+    """The module without the instruction `ordering(ptx)[which]`; a trial at an mbarrier succeeds at once."""
     match = list(ORDERING.finditer(ptx))[which]
-    return ptx[:match.start()] + ptx[match.end():]
+    instead = TRIAL.sub(r"mov.pred \1, -1;", match[0]) if TRIAL.search(match[0]) else ""
+    return ptx[:match.start()] + instead + ptx[match.end():]

@@ -2,7 +2,7 @@
 
 import functools
 
-from . import access, collective
+from . import access, collective, mbarrier, wgmma
 from .control import CONTROL
 from .numbers import FORMATS
 from .operands import computing, moving, register_reader
@@ -13,7 +13,7 @@ RED_ZONE = 256  # bytes between two arrays, so that a stray access of one does n
 
 
 def nothing(team, active):
-    """membar and fence order what other blocks see; here no other block may look at all."""
+    """membar and most fences order what other blocks see; here no other block may look at all."""
 
 
 class Program:
@@ -40,6 +40,7 @@ class Program:
         for each in kernel.parameters:
             self.parameters[each.name] = place = -(-self.sizes["param"] // each.align) * each.align
             self.sizes["param"] = place + each.size
+        self.fragments = wgmma.fragments(kernel)
         self.cells = {space: self.smallest_access(space) for space in ("global", "shared", "local")}
         self.steps = [self.decode(each) for each in kernel.code]
         self.guards = [each.predicate and register_reader(each.predicate, PRED) for each in kernel.code]
@@ -66,6 +67,8 @@ class Program:
             elif each.op == "cp" and len(each.operands) > 2:
                 # a source of a given size may end anywhere, but not within a number
                 sizes.append(each.operands[2].bits if space == "shared" or len(each.operands) == 3 else 2)
+            elif each.op == "mbarrier" and space == "shared":
+                sizes.append(mbarrier.WIDTH)
         return min(sizes)
 
     def decode(self, instruction):
@@ -74,8 +77,16 @@ class Program:
             return collective.syncing(self, instruction)
         if op in CONTROL:
             return CONTROL[op](self, instruction)
+        if op == "fence" and instruction.modifiers[:2] == ("proxy", "async"):
+            return mbarrier.fencing(self, instruction)
         if op in ("membar", "fence"):
             return nothing
+        if op == "mbarrier" and instruction.modifiers[0] in mbarrier.MBARRIER:
+            return mbarrier.MBARRIER[instruction.modifiers[0]](self, instruction)
+        if op == "wgmma" and instruction.modifiers[0] in wgmma.WGMMA:
+            return wgmma.WGMMA[instruction.modifiers[0]](self, instruction)
+        if op == "cp" and "mbarrier" in instruction.modifiers:
+            return mbarrier.tracking(self, instruction)
         if op == "ld":
             return access.loading(self, instruction)
         if op == "st":
