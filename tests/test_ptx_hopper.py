@@ -16,19 +16,26 @@ from ptx import (
     library,
     ordering,
 )
-from ptx.hopper import FILLED, product, product_is_right, ring, ring_is_right
+from ptx.hopper import FILLED, pipeline, pipeline_is_right, product, product_is_right, ring, ring_is_right
 
 pytestmark = pytest.mark.skipif(library() is None, reason=REMEDY)
 each_schedule = pytest.mark.parametrize("schedule", ["lockstep", "forward", "backward", 7])
+two_schedules = pytest.mark.parametrize("schedule", ["lockstep", "backward"])
+
+LEAVES = "arrive(empty + s);"
+FEW = "init(empty + s, 64)", "init(empty + s, 2)"
+
 
 @each_schedule
 @pytest.mark.parametrize("filled", FILLED)
 def test_a_ring_is_filled_and_emptied(filled, schedule):
     assert ring_is_right(ring(filled), schedule)
     assert ring_is_right(ring(filled), schedule, tiles=1)
+    # one lane tells that its warp is done
+    assert ring_is_right(ring(filled, FEW, (LEAVES, "__syncwarp(); if (lane == 0) " + LEAVES)), schedule)
 
 
-@each_schedule
+@two_schedules
 @pytest.mark.parametrize("filled", FILLED)
 def test_each_step_of_the_ring_is_needed(filled, schedule):
     module = ring(filled)
@@ -49,6 +56,8 @@ RING_FAULTS = {  # what is wrong: the faults, how the ring is filled, what becom
         Deadlock, "by copies", ("arrive(empty", "if (lane) arrive(empty")),
     "arrivals that are not expected": (
         (Race, Deadlock), "by copies", ("init(empty + s, 64)", "init(empty + s, 32)")),
+    "a lane that speaks for its warp before all are there": (
+        Race, "by copies", FEW, (LEAVES, "if (lane == 0) " + LEAVES)),
     "arrival before the copies": (
         (InFlight, Race), "after a wait", (
             "copies_wait(); arrive(full + s)", "arrive(full + s); copies_wait()")),
@@ -65,7 +74,7 @@ RING_FAULTS = {  # what is wrong: the faults, how the ring is filled, what becom
 }
 
 
-@each_schedule
+@two_schedules
 @pytest.mark.parametrize("what", RING_FAULTS)
 def test_a_fault_of_the_ring_is_found(what, schedule):
     fault, filled, *edits = RING_FAULTS[what]
@@ -73,16 +82,16 @@ def test_a_fault_of_the_ring_is_found(what, schedule):
         ring_is_right(ring(filled, *edits), schedule)
 
 
-@pytest.mark.parametrize("registers", [False, True])
-@pytest.mark.parametrize("columns, kind, transposed, adds, schedule", [
-    (64, "bf16", 0, 0, "lockstep"), (128, "f16", 0, 1, "forward"), (8, "bf16", 0, 1, 3),
-    (64, "f16", 1, 1, "lockstep"), (128, "bf16", 1, 0, "backward")])
-def test_a_warp_group_multiplies(columns, kind, transposed, adds, schedule, registers):
+@pytest.mark.parametrize("columns, kind, transposed, registers, adds, schedule", [
+    (64, "bf16", 0, False, 0, "lockstep"), (128, "f16", 0, False, 1, "forward"),
+    (64, "f16", 1, False, 1, "lockstep"), (128, "bf16", 1, True, 0, "backward"),
+    (64, "f16", 0, True, 0, "lockstep"), (8, "bf16", 0, True, 1, 3), (24, "bf16", 1, True, 1, "lockstep")])
+def test_a_warp_group_multiplies(columns, kind, transposed, registers, adds, schedule):
     module = product(columns, kind, transposed, registers, adds)
     assert product_is_right(module, columns, kind, transposed, adds, schedule)
 
 
-@each_schedule
+@two_schedules
 @pytest.mark.parametrize("registers", [False, True])
 def test_each_step_of_a_product_is_needed(registers, schedule):
     module = product(16, registers=registers)
@@ -114,6 +123,8 @@ PRODUCT_FAULTS = {  # what is wrong: the fault, whether a is in registers, what 
         "    fence();\n", ""), ("unsigned char *at_a", "fence(); unsigned char *at_a")),
     "fence of the proxy before others are known to have written": (Race, False, (
         "    fence();\n    __syncthreads();", "    if (i < 64) fence();\n    __syncthreads();")),
+    "fence of the proxy by one lane of each warp": (Race, False, (
+        "    fence();\n", "    if (i % 32 == 0) fence();\n")),
     "a thread that overwrites what its own product reads": (Race, False, (
         WAIT, "((volatile unsigned*)at_b)[i] = 0;" + WAIT)),
     "a thread that overwrites what another one's product reads": (Race, False, (
@@ -138,10 +149,28 @@ PRODUCT_FAULTS = {  # what is wrong: the fault, whether a is in registers, what 
 }
 
 
-@pytest.mark.parametrize("schedule", ["lockstep", "backward"])
+@two_schedules
 @pytest.mark.parametrize("what", PRODUCT_FAULTS)
 def test_a_fault_of_a_product_is_found(what, schedule):
     fault, registers, *edits = PRODUCT_FAULTS[what]
     module = product(16, registers=registers, edits=edits)
     with pytest.raises(fault, match=r"PTX line \d+"):
         product_is_right(module, 16, schedule=schedule)
+
+
+# all of it together
+
+
+@pytest.mark.parametrize("schedule", ["lockstep", 7])
+def test_groups_of_warps_fill_and_multiply_at_once(schedule):
+    assert pipeline_is_right(pipeline(), schedule)
+
+
+def test_each_step_of_the_pipeline_is_needed():
+    module = pipeline()
+    steps = ordering(module.ptx)
+    assert len(steps) > 20
+    for i, step in enumerate(steps):
+        with pytest.raises(Fault):
+            assert pipeline_is_right(drop(module.ptx, i), stages=4)
+            pytest.fail(f"nobody misses number {i}, {step}", pytrace=False)

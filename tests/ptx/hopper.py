@@ -176,3 +176,96 @@ def product_is_right(module, columns=64, kind="bf16", transposed=0, adds=0, sche
     launch(module, "product", 1, threads, [a, b if transposed else np.ascontiguousarray(b.T), out],
            16384 + (32768 if transposed else columns * 256), schedule=schedule)
     return np.abs(out - (of(a) @ of(b) + adds)).max() < 1e-4
+
+# out = max(q k^T, 0) v, of rows of 64 numbers: a group of warps fills a ring of two stages, of 64 keys and
+# values each; two groups of 64 queries multiply, and take a stage's values while the next keys are multiplied
+PIPELINE = """
+extern "C" __global__ void __launch_bounds__(384, 1)
+pipeline(const unsigned short* q, const unsigned short* k, const unsigned short* v, float* out, int stages) {
+    extern __shared__ __align__(1024) unsigned char tiles[];  // of 64 rows, 128 bytes each
+    __shared__ u64 keys[2], values[2], keys_free[2], values_free[2];
+    int group = threadIdx.x / 128, i = threadIdx.x % 128;
+    auto load = [&](int tile, const unsigned short* from) {
+        for (int l = i; l < 512; l += 128) copy(tiles + tile * 8192 + swizzled(l * 16), from + l * 8);
+    };
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < 2; ++s) {
+            init(keys + s, 128), init(values + s, 128), init(keys_free + s, 256), init(values_free + s, 8);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;");
+    }
+    __syncthreads();
+    if (group == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        for (int t = 0; t <= stages; ++t) {
+            if (t < stages) {
+                wait(keys_free + t % 2, t / 2 & 1 ^ 1);
+                load(2 + t % 2, k + t * 4096);
+                arrive_with_copies(keys + t % 2);
+            }
+            if (int u = t - 1; t > 0) {
+                wait(values_free + u % 2, u / 2 & 1 ^ 1);
+                load(4 + u % 2, v + u * 4096);
+                arrive_with_copies(values + u % 2);
+            }
+        }
+        return;
+    }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    load(group - 1, q + (blockIdx.x * 2 + group - 1) * 4096);
+    copies_wait();
+    asm volatile("bar.sync %0, 128;" :: "r"(group) : "memory");
+    auto at = [&](int tile, int depth) { return descriptor(place(tiles) + tile * 8192 + depth, 1024, 1024); };
+    float scores[32], sum[32];
+    unsigned weights[4][4];
+    auto multiply_keys = [&](int s, int parity) {
+        wait(keys + s, parity);
+        fence();
+        settle(scores);
+        group_fence();
+        for (int c = 0; c < 4; ++c) multiply(scores, at(group - 1, c * 32), at(2 + s, c * 32), c > 0);
+        group_commit();
+    };
+    for (int j = 0; j < 32; ++j) sum[j] = 0;
+    multiply_keys(0, 0);
+    group_wait<0>();
+    arrive(keys_free);
+    for (int t = 0; t < stages; ++t) {
+        int s = t % 2, parity = t / 2 & 1;
+        settle(scores);
+        for (int c = 0; c < 16; ++c)
+            asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(weights[c / 4][c % 4])
+                : "f"(scores[2 * c + 1]), "f"(scores[2 * c]));
+        for (int c = 0; c < 16; ++c) asm volatile("" : "+r"(weights[c / 4][c % 4]) :: "memory");
+        if (t + 1 < stages) multiply_keys(s ^ 1, (t + 1) / 2 & 1);
+        wait(values + s, parity);
+        fence();
+        settle(sum);
+        group_fence();
+        for (int c = 0; c < 4; ++c) multiply_values(sum, weights[c], at(4 + s, c * 2048), 1);
+        group_commit();
+        if (t + 1 < stages) {
+            group_wait<1>();
+            arrive(keys_free + (s ^ 1));
+        }
+        group_wait<0>();
+        if (i % 32 == 0) arrive(values_free + s);
+    }
+    settle(sum);
+    int row = (blockIdx.x * 2 + group - 1) * 64 + i / 32 * 16 + i % 32 / 4;
+    for (int j = 0; j < 32; ++j) out[(row + j / 2 % 2 * 8) * 64 + j / 4 * 8 + i % 4 * 2 + j % 2] = sum[j];
+}"""
+
+
+def pipeline():
+    values = wgmma(64, transposed=1, registers=True).replace("multiply", "multiply_values")
+    return compile(GROUPS + wgmma(64) + values + PIPELINE, "90a")
+
+
+def pipeline_is_right(module, schedule="lockstep", stages=3):
+    to, of = to_bits("bf16")
+    rng = np.random.default_rng(7)
+    q, k, v = (to(rng.integers(-1, 2, (n, 64))) for n in (256, stages * 64, stages * 64))
+    out = blank((256, 64), np.float32)
+    launch(module, "pipeline", 2, 384, [q, k, v, out, np.int32(stages)], 6 * 8192, schedule=schedule)
+    return np.array_equal(out, np.maximum(of(q) @ of(k).T, 0) @ of(v))

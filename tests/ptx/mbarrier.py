@@ -2,7 +2,8 @@
 
 What an arrival releases, and a wait that succeeds acquires, are the clocks of memory.py. A thread whose wait
 has failed twice at one line sleeps until the phase is over: the second time, so that a kernel which does not
-ask again is found.
+ask again is found. Part of a warp speaks for all of it up to where the warp has met last, as lane 0 does
+after bar.warp.sync; for what it has done itself since then only if all come.
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from .access import addresses, resolve
 from .control import Control
 from .faults import Unwritten
+from .machine import EXITED, WARP
 from .numbers import FORMATS
 from .operands import full, reader, writer
 from .parse import Symbol
@@ -89,6 +91,15 @@ def by_warp(team, lanes, at):
         yield lanes[(first == warp) & (at == place)], int(place)
 
 
+def spoken(team, lanes):
+    """What these lanes of a warp, which has just advanced, may tell others."""
+    first = team.first_lane[lanes[0]]
+    clocks = team.knowledge(first).copy()
+    if len(lanes) < (team.status[first:first + WARP] != EXITED).sum():
+        clocks[team.warp[first]] -= 1
+    return clocks
+
+
 def arriving(program, instruction):
     """mbarrier.arrive, whose result, the phase, nobody asks for."""
     allow(instruction, "arrive")
@@ -103,7 +114,7 @@ def arriving(program, instruction):
         times = full(read(team), team.size) if read else np.ones(team.size, np.int64)
         team.machine.advance(team, active)
         for lanes, place in by_warp(team, active.lanes, at):
-            barriers[place].arrive(int(times[lanes].sum()), team.knowledge(lanes[0]).copy())
+            barriers[place].arrive(int(times[lanes].sum()), spoken(team, lanes))
 
     return arrive
 
@@ -164,9 +175,11 @@ def fencing(program, instruction):
     """fence.proxy.async: what a warp knows to be written, wgmma sees from now on."""
 
     def fence(team, active):
-        block, warp = team.machine.advance(team, active)
-        clocks, warps = team.machine.clocks, team.machine.warps
-        clocks[block, warp, warps:] = np.maximum(clocks[block, warp, warps:], clocks[block, warp, :warps])
+        team.machine.advance(team, active)
+        first = team.first_lane[active.lanes]
+        for each in np.unique(first):
+            known, warps = team.knowledge(each), team.machine.warps
+            known[warps:] = np.maximum(known[warps:], spoken(team, active.lanes[first == each])[:warps])
 
     return fence
 

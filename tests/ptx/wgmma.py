@@ -139,8 +139,7 @@ class Product:
         mask = np.zeros(team.size, np.bool_)
         mask[lanes] = True
         for register, values in zip(self.results, product, strict=True):
-            before = team.registers[register.index]
-            after = np.zeros(team.size, np.float32) if before is None else reinterpret(before, F32).copy()
+            after = reinterpret(team.registers[register.index], F32).copy()
             after[lanes] = np.where(self.adds[lanes], after[lanes], 0) + values
             team.registers[register.index] = after
             unit.results[unit.rows[register.index]] -= mask
@@ -220,6 +219,8 @@ def multiplying(program, instruction):
         undefined = [each for each in (*results, *operands) if team.registers[each.index] is None]
         if undefined and (adds[active.lanes].any() or undefined[-1] in operands):
             raise Unwritten(f"{team.where()}: register {undefined[-1].name}: nothing was computed for it")
+        for each in undefined:  # not looked at, and computed once it is waited for
+            team.registers[each.index] = np.zeros(team.size, np.float32)
         words = full(read_right(team), team.size)[active.lanes]
         matrix = Descriptor(team, first, words)
         at = [matrix.columns(columns) if transposed[-1] else matrix.rows(np.arange(columns)[None])]
