@@ -158,6 +158,31 @@ def test_a_fault_of_a_product_is_found(what, schedule):
         product_is_right(module, 16, schedule=schedule)
 
 
+def test_a_group_has_four_warps():
+    with pytest.raises(Divergence, match="a group of fewer than four warps"):
+        product_is_right(product(16, threads=96), 16, threads=96)
+
+
+@pytest.mark.parametrize("old, new", [
+    ("setmaxnreg.dec", "setmaxnreg.most"), ("mbarrier.init", "mbarrier.inval"),
+    ("try_wait.parity", "test_wait.parity"), ("arrive.noinc", "arrive")])
+def test_barriers_that_are_not_covered_name_themselves(old, new):
+    module = ring().ptx
+    assert old in module
+    with pytest.raises(UnknownInstruction, match=r"PTX line \d+"):
+        ring_is_right(module.replace(old, new), "lockstep")
+
+
+@pytest.mark.parametrize("old, new", [
+    ("p, 1, 1, 0, 0;", "p, 1, -1, 0, 0;"), ("p, 1, 1, 0, 0;", "p, 1, 1, 1, 0;"), ("bf16.bf16", "tf32.tf32"),
+    ("m64n16k16", "m64n24k16"), ("wgmma.fence.sync", "wgmma.fence.async")])
+def test_products_that_are_not_covered_name_themselves(old, new):
+    module = product(16).ptx
+    assert old in module
+    with pytest.raises(UnknownInstruction, match=r"PTX line \d+"):
+        product_is_right(module.replace(old, new), 16)
+
+
 # all of it together
 
 

@@ -8,11 +8,13 @@
 NVRTC made of the kernel. It raises `OutOfBounds`, `Misaligned`, `Unwritten`, `InFlight`, `Race`,
 `Divergence`, `Deadlock` or `Trap` with the line, the block and the thread, and `UnknownInstruction` for what
 it cannot run. Scalars must have the type of the parameter, as for a driver. `ordering(ptx)` lists the
-barriers, waits and fences of a module and `drop(ptx, i)` leaves one out: so a test can show that each is
-needed.
+barriers, arrivals, waits and fences of a module and `drop(ptx, i)` leaves one out, or lets a wait at an
+mbarrier succeed at once: so a test can show that each is needed.
 
-Not covered: clusters, TMA, mbarrier, wgmma, textures, printf, thread blocks that wait for each other. What a
-block writes and another one reads or writes, other than by atomics, is a race whatever the fences.
+Of Hopper it knows mbarriers, cp.async that arrives at them, and wgmma of float16 and bfloat16 whose matrices
+are swizzled by 128 bytes. Not covered: clusters, TMA, textures, printf, thread blocks that wait for each
+other. What a block writes and another one reads or writes, other than by atomics, is a race whatever the
+fences.
 """
 
 from .faults import Deadlock, Divergence, Fault, InFlight, Misaligned, OutOfBounds, Race, Trap, Unwritten

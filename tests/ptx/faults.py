@@ -18,15 +18,15 @@ class Unwritten(Fault):
 
 
 class InFlight(Fault):
-    """An access to the target of an asynchronous copy that has not been waited for."""
+    """An access to the target of a copy, or a register of a product, that has not been waited for."""
 
 
 class Race(Fault):
-    """Two threads at one place, at least one of them writing, with no barrier between."""
+    """Two accesses to one place, at least one of them writing, with no barrier or no fence between."""
 
 
 class Divergence(Fault):
-    """A barrier or an instruction of whole warps that some threads of the warp or the block did not reach."""
+    """A barrier or an instruction of whole warps, or of a group, that some of their threads did not reach."""
 
 
 class Deadlock(Fault):

@@ -6,7 +6,9 @@ written, and who wrote and read it last. When is told by clocks of warps (vector
 that of a warp goes on at each barrier, where all that take part learn all the clocks that any of them knows.
 What another thread did came before if one knows of its warp a later clock than that of the access, in
 whatever order the interpreter happens to run the warps. Threads that meet at `bar.warp.sync` are taken for
-their whole warp.
+their whole warp. Products of warp groups read by a path of their own, the async proxy: more clocks of each
+warp say what these see, which is what it knew at its last fence.proxy.async, or was told by others who had
+fenced.
 """
 
 import numpy as np

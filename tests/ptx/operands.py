@@ -51,14 +51,16 @@ def register_reader(register, form):
     index, dtype, same = register.index, form.dtype, not form.packed
 
     def read(team):
-        if index in team.unit.rows:
-            team.unit.note_read(team, register)
         value = team.registers[index]
         if value is None:
             raise Unwritten(f"{team.where()}: register {register.name}: nothing was computed for it")
         return value if same and value.dtype is dtype else reinterpret(value, form)
 
-    return read
+    def noted(team):
+        team.unit.note_read(team, register)
+        return read(team)
+
+    return noted if register.fragment else read
 
 
 def writer(operand, form, instruction):
@@ -70,8 +72,6 @@ def writer(operand, form, instruction):
     index, bits, packed = operand.index, operand.bits, form.packed
 
     def write(team, value, active):
-        if index in team.unit.rows:
-            team.unit.note_write(team, operand, active.mask)
         if form.encode:
             value = form.encode(value)
         if packed:
@@ -89,7 +89,11 @@ def writer(operand, form, instruction):
             value = np.where(active.mask, value, before.view(value.dtype))
         team.registers[index] = value
 
-    return write
+    def noted(team, value, active):
+        team.unit.note_write(team, operand, active.mask)
+        write(team, value, active)
+
+    return noted if operand.fragment else write
 
 
 def computing(program, instruction):

@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TYPE_BITS = {"pred": 1, "f16x2": 32, "bf16x2": 32, "f32x2": 64, "bf16": 16, "tf32": 32,
              **{f"{kind}{bits}": bits for kind in "busf" for bits in (8, 16, 32, 64)}}
@@ -22,9 +22,12 @@ class UnknownInstruction(Exception):
 
 @dataclass(frozen=True)
 class Register:
+    """`fragment`: a product of a group of warps reads or writes it."""
+
     index: int
     bits: int
     name: str
+    fragment: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,20 @@ class Reader:
         return Symbol(text, tuple(scope for scope, _ in self.scopes))
 
 
+def mark_fragments(kernel):
+    """Say of registers that they are fragments."""
+    found = {register for each in kernel.code if each.op == "wgmma"
+             for operand in each.operands if isinstance(operand, tuple) for register in operand}
+
+    def marked(operand):
+        if isinstance(operand, tuple):
+            return tuple(map(marked, operand))
+        return replace(operand, fragment=True) if operand in found else operand
+
+    if found:
+        kernel.code = [replace(each, operands=marked(each.operands)) for each in kernel.code]
+
+
 def closing_brace(text, begin):
     """Where the brace is closed that was opened before `begin`."""
     depth = 1
@@ -219,6 +236,7 @@ def parse(ptx: str) -> dict[str, Kernel]:
             math.prod(map(int, threads[1].split(","))) if threads else None)
         bodies[match[1]] = text[match.end():end]
         Reader(kernel).body(bodies[match[1]], 1 + text.count("\n", 0, match.end()))
+        mark_fragments(kernel)
         outside = outside.replace(text[match.start():end + 1], "")
     for declaration in outside.split(";"):
         found = variable(" ".join(declaration.split()))

@@ -23,9 +23,9 @@ F32, U32, U64, PRED = FORMATS["f32"], FORMATS["u32"], FORMATS["u64"], FORMATS["p
 
 
 def fragments(kernel):
-    """The registers of a kernel that its products read or write, by their index."""
-    return sorted({register.index for each in kernel.code if each.op == "wgmma"
-                   for operand in each.operands if isinstance(operand, tuple) for register in operand})
+    """The indices of the registers that products read or write."""
+    return sorted({each.index for instruction in kernel.code if instruction.op == "wgmma"
+                   for operand in instruction.operands if isinstance(operand, tuple) for each in operand})
 
 
 class MatrixUnit:
@@ -60,8 +60,9 @@ class MatrixUnit:
         for register in results:
             row = self.rows[register.index]
             other = self.operands[row] > 0
-            if (mask & (self.results[row] > 0)).any():  # to be added to, in order, if it is of the same shape
-                other |= any(each.shape != shape and register in each.results for each in self.products)
+            for each in self.products:  # one of the same shape is added to, in order
+                if each.shape != shape and register in each.results:
+                    other[each.first[each.under_way]] = True
             demand(team, mask & other, InFlight, register, "a product that uses it was not waited for")
             demand(team, mask & (self.read[row] | self.written[row]), Race, register,
                    "no wgmma.fence since it was read or written")
@@ -88,30 +89,26 @@ def demand(team, wrong, kind, register, why):
 
 
 class Product:
-    """wgmma.mma_async, once it was issued: by the warps whose first lanes are `first`.
+    """wgmma.mma_async, issued by the warps whose first lanes are `first`, of which some may be done.
 
-    `left` are the numbers of the left matrix where they came from registers; `at` are the places in shared
-    memory that are read, for each warp those of the left matrix (`rows` of them) and of the right one.
+    `at` are the places in shared memory that are read, for each warp those of its rows of the left matrix and
+    of the right one; or `left` are its rows, which came from registers. `adds`: to what the results hold.
     """
 
-    def __init__(self, team, first, shape, kind, transposed, results, operands):
+    def __init__(self, team, first, shape, kind, transposed, results, operands, at, left, adds):
         self.first, self.shape, self.kind, self.transposed = first, shape, kind, transposed
-        self.results, self.operands = results, operands
+        self.results, self.operands, self.at, self.left, self.adds = results, operands, at, left, adds
         self.group, self.under_way = team.unit.group[first], np.ones(len(first), np.bool_)
+        shared = team.machine.shared
+        who, places = self.reads(team, self.under_way)
+        shared.check(who, places, CHUNK)
+        self.seen = shared.last_writes(places, CHUNK).reshape(-1, *at.shape)
 
     def reads(self, team, chosen):
         """(who, places) of all that some of the warps read."""
         at = self.at[chosen]
         who = team.who(np.repeat(self.first[chosen], at.shape[1])).asynchronous()
         return who, at.ravel()
-
-    def issue(self, team, at, left, adds):
-        """Check what is read; results are added to the accumulators where `adds` says so."""
-        self.at, self.left, self.adds = at, left, adds
-        shared = team.machine.shared
-        who, places = self.reads(team, self.under_way)
-        shared.check(who, places, CHUNK)
-        self.seen = shared.last_writes(places, CHUNK).reshape(-1, len(self.first), at.shape[1])
 
     def finish(self, team, chosen):
         """Read, multiply and write: the products of these warps."""
@@ -195,17 +192,17 @@ class Descriptor:
 
 def multiplying(program, instruction):
     """wgmma.mma_async of float16 or bfloat16, added to float32."""
-    names, count = instruction.modifiers, len(instruction.operands)
+    names = instruction.modifiers
     shape = re.fullmatch(r"m64n(\d+)k16", names[3]) if len(names) == 7 else None
     if (names[:3] != ("mma_async", "sync", "aligned") or shape is None or names[4:] not in [
             ("f32", each, each) for each in ("f16", "bf16")]):
         raise instruction.unknown()
-    columns, (results, left, right, adds, *numbers) = int(shape[1]), instruction.operands
+    columns, (results, left, right, adds, *flags) = int(shape[1]), instruction.operands
     operands = left if isinstance(left, tuple) else ()
-    signs, transposed = [each.bits for each in numbers[:2]], [each.bits for each in numbers[2:]]
+    signs, transposed = [each.bits for each in flags[:2]], [each.bits for each in flags[2:]]
     if (columns % 8 or not 8 <= columns <= 256 or len(results) != columns // 2 or signs != [1, 1]
-            or len(operands) not in (0, 4) or count != (7 if operands else 8)
-            or transposed not in ([0], [1]) if operands else transposed not in ([0, 0], [0, 1])):
+            or len(operands) not in (0, 4)
+            or transposed not in (([0], [1]) if operands else ([0, 0], [0, 1]))):
         raise instruction.unknown()
     read_left = None if operands else reader(program, instruction, left, U64)
     read_right, read_adds = reader(program, instruction, right, U64), reader(program, instruction, adds, PRED)
@@ -213,7 +210,9 @@ def multiplying(program, instruction):
     def multiply(team, active):
         team.demand_all(active)
         first = active.lanes[::WARP]
-        product = Product(team, first, columns, names[-1], transposed[-1] == 1, results, operands)
+        incomplete = (team.warp[first] // GROUP + 1) * GROUP * WARP > team.machine.threads
+        if incomplete.any():
+            raise Divergence(f"{team.where(first[np.argmax(incomplete)])}: a group of fewer than four warps")
         adds = full(read_adds(team), team.size)
         team.unit.begin(team, active.mask, results, operands, columns)
         undefined = [each for each in (*results, *operands) if team.registers[each.index] is None]
@@ -224,18 +223,19 @@ def multiplying(program, instruction):
         words = full(read_right(team), team.size)[active.lanes]
         matrix = Descriptor(team, first, words)
         at = [matrix.columns(columns) if transposed[-1] else matrix.rows(np.arange(columns)[None])]
-        own_numbers = None
+        rows = None
         if operands:
             registers = np.stack([reinterpret(team.registers[each.index], U32) for each in operands])
-            own_numbers = left_matrix(names[-1], registers.reshape(4, -1, 8, 4), 2)[first // WARP]
+            rows = left_matrix(names[-1], registers.reshape(4, -1, 8, 4), 2)[first // WARP]
         else:
             own = full(read_left(team), team.size)[active.lanes]
-            rows = team.warp[first][:, None] % GROUP * 16 + np.arange(16)
-            at.insert(0, Descriptor(team, first, own).rows(rows))
+            numbers = team.warp[first][:, None] % GROUP * 16 + np.arange(16)
+            at.insert(0, Descriptor(team, first, own).rows(numbers))
             words = np.stack([own, words])
         team.machine.join(team, first, words.reshape(-1, len(first), WARP)[..., 0])
-        product.issue(team, np.concatenate(at, 1), own_numbers, adds)
-        team.unit.products.append(product)
+        at = np.concatenate(at, 1)
+        team.unit.products.append(Product(
+            team, first, columns, names[-1], transposed[-1], results, operands, at, rows, adds))
 
     return multiply
 
