@@ -49,7 +49,6 @@ class Who:
     def asynchronous(self):
         """These as the warps whose products read shared memory: no thread's own accesses are among theirs."""
         self.proxy, self.identity = True, np.full_like(self.identity, -1)
-        self.read_stamp = self.read_stamp | LANE
         return self
 
     def know(self, block, warp, clock):
