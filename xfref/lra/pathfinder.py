@@ -241,7 +241,9 @@ def _two_paths(canvas):
     low = 2 * p.seed_distance
     tail = rng.integers(low, max(p.size - low, low + 1), size=2).tolist()
     one = canvas.path(canvas.first(tail, rng.integers(-180, 180)), p.contour_length)
-    for _ in range(SECOND_ATTEMPTS if one else 0):
+    if not one:
+        return None
+    for _ in range(SECOND_ATTEMPTS):
         away, degrees = rng.integers(-180, 180, size=2).tolist()
         down, right = p.seed_distance * cos(radians(away)), p.seed_distance * sin(radians(away))
         two = canvas.path(canvas.first((tail[0] + down, tail[1] + right), degrees), p.contour_length)
