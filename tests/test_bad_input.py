@@ -709,6 +709,11 @@ REFERENCE = [  # of what the specification alone has
          ["wk", "4, 8", "(4, 4)"]),
         ("multi_head", (SET, SET, WEIGHTS | dict(wv=zeros(4, 8), bv=zeros(8))), {}, ValueError,
          ["wo", "8, 4", "(4, 4)"]),
+        ("multi_head", (SET, SET, WEIGHTS), dict(heads=0), ValueError, ["heads needs", "at least 1", "0"]),
+        ("multi_head", (SET, SET, WEIGHTS), dict(heads=2.0), TypeError, ["heads needs", "float 2.0"]),
+        ("reversible_block", (BIAS, BIAS, WEIGHTS), {}, ValueError, ["x1 needs", "2 axes", "(4,)"]),
+        ("reversible_block", (SET, SET.astype(np.float32), WEIGHTS), {}, TypeError, ["x2", "dtype of x1"]),
+        ("reversible_inverse", (SET, BIAS, WEIGHTS), {}, ValueError, ["y1 and y2", "equal shapes", "(4,)"]),
     ]),
     *(((f"{block}_weights", (np.random.default_rng(0), *sizes), {}), ValueError, [name, "at least 1", "0"])
       for block, sizes, name in [("mab", [0], "width"), ("multi_head", [0], "width"),

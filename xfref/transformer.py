@@ -181,7 +181,7 @@ def _normalise(x: Array, weights: Mapping[str, Array], place: int) -> Array:
 
 def _check_streams(name: str, first: Array, second: Array) -> None:
     check_array(f"{name}1", first, least=2)
-    check_array(f"{name}2", second, least=2, dtype=first.dtype)
+    check_array(f"{name}2", second, dtype=first.dtype, like=f"{name}1")
     if first.shape != second.shape:
         raise ValueError(f"{name}1 and {name}2 need equal shapes, got {first.shape} and {second.shape}")
 

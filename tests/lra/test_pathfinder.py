@@ -372,3 +372,10 @@ def test_where_nothing_has_room_there_is_no_path_and_nothing_is_taken():
     assert pathfinder._one_path(canvas) is None
     assert pathfinder._distractors(canvas) == []
     assert canvas.taken.all()
+
+
+def test_after_a_paddle_at_the_border_there_is_none():
+    """Straight on are the pixels furthest outside at which any head may be looked for."""
+    canvas = pathfinder._Canvas(np.random.default_rng(0), replace(pathfinder.parameters(32), padding=0), 1)
+    last = canvas.first((28.75, 16), 0)
+    assert last.head == (30.75, 16) and canvas.next(last) is None

@@ -108,6 +108,20 @@ def test_cifar10_by_parts(tmp_path):
         pixels.read_cifar10(tmp_path, "dev")
 
 
+PICKLES = {
+    "numbers": pickle.dumps((0, 255, 256, 65535, 65536, -1, 2**31 - 1, -(2**31)), 2),
+    "constants and tuples": pickle.dumps([None, True, False, (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)], 2),
+    "lists in lists": pickle.dumps([1, [2, [3, 4]], [[5]]], 2),
+    "dicts in dicts": b"\x80\x02}(U\x01a}(U\x01bNU\x01cNuU\x01d}U\x01eNsu.",
+    "memory of many": b"\x80\x02NK\x01r\x00\x01\x00\x00j\x00\x01\x00\x00\x87.",
+}
+
+
+@pytest.mark.parametrize("case", PICKLES)
+def test_what_an_operation_does_is_what_pickle_does(case):
+    assert pixels._Pickle(PICKLES[case]).read() == pickle.loads(PICKLES[case], encoding="bytes")
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("made",)

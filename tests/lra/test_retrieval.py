@@ -115,13 +115,29 @@ def test_second_documents_tell_no_label(graph):
     assert abs(np.mean(firsts) - 0.5) < 2 / np.sqrt(len(firsts))
 
 
-def test_few_links_of_a_dense_graph_are_dropped():
-    """A quarter of all pairs are linked, and 99 % kept; where no exchange is taken back it is 60 to 70 %."""
+@pytest.mark.parametrize("count, least", [(200, 190), (380, 322)])
+def test_few_links_of_a_dense_graph_are_dropped(count, least):
+    """Of 780 pairs a quarter are linked, or half: 99 % and 87 % are kept.
+
+    Where no exchange is taken back it is 60 to 70 % of 200; where all are that leave a wrong pair, it is 82 %
+    of 380.
+    """
     names = [f"{i:02}" for i in range(40)]
     every = list(combinations(names, 2))
-    links = [every[i] for i in np.random.default_rng(0).choice(780, 200, replace=False)]
+    links = [every[i] for i in np.random.default_rng(0).choice(780, count, replace=False)]
     found = retrieval.pairs(dict.fromkeys(names, ""), links, 0, shares=(100, 0, 0))["train"]
-    assert sum(pair.label for pair in found) > 190
+    assert sum(pair.label for pair in found) > least
+
+
+def test_exchanges_that_make_nothing_worse_are_kept():
+    """Nine in a ring, each linked with the two on either side: 96 % of the links are kept.
+
+    It is 88 % where an exchange has to make something better.
+    """
+    links = [("abcdefghi"[i], "abcdefghi"[(i + away) % 9]) for i in range(9) for away in (1, 2)]
+    kept = [len(retrieval.pairs(dict.fromkeys("abcdefghi", ""), links, seed, shares=(100, 0, 0))["train"]) / 2
+            for seed in range(40)]
+    assert np.mean(kept) > 0.93 * 18
 
 
 def test_pairs_of_a_seed(graph):
@@ -158,7 +174,7 @@ The \fBopen\fP() call\*(Aqs \f(CWfile\fR is a\ file\(bu \s-1BIG\s0, see
 .BR close (2).
 .IP "a ""b"" c" 4
 C:\ersc
-.SH SEE ALSO
+.SH "SEE ALSO "
 .BR close (2),
 \fIunknown\fP(3), \fBtiny\fR (1),
 .BR open (2)
@@ -169,6 +185,7 @@ MDOC = r""".Dd today
 .Sh NAME
 .Nm tiny
 .Nd a tool
+.Xr alone
 .Sh SEE ALSO
 .Xr close 2 ,
 .Xr long 3
@@ -190,7 +207,7 @@ def test_pages_by_hand(tmp_path):
     assert texts == {
         "open.2": "NAME open - open a \"file\" SYNOPSIS int open(const char *path, int flags); The open() "
         "call's " 'file is a file* BIG, see close(2). a "b" c C:\\rsc COLOPHON The end.',
-        "tiny.1": "NAME tiny a tool",
+        "tiny.1": "NAME tiny a tool alone",
         "close.2": "NAME close",
         "long.3ssl": "long",
         "page.8": "page",

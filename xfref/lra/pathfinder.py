@@ -158,16 +158,17 @@ class _Canvas:
 
     def __init__(self, rng, p, margin):
         self.rng, self.p, self.margin = rng, p, margin
-        # around the picture as many pixels as a paddle reaches, all taken: nothing has to be cut there
-        self.around = ceil(p.paddle_length + 3 * margin + p.paddle_thickness) + 2
-        self.taken = np.ones((p.size + 2 * self.around,) * 2, bool)
+        self.reach = p.paddle_length + margin
+        self.window = np.arange(-ceil(self.reach), ceil(self.reach) + 1)
+        # around the picture as many pixels, all taken, as `next` looks beyond it: nothing has to be cut there
+        self.around = ceil(self.reach + 2 * margin)
+        self.side = p.size + 2 * self.around
+        self.taken = np.ones((self.side, self.side), bool)
         inside = slice(self.around + p.padding, self.around + p.size - p.padding)
         self.taken[inside, inside] = False
-        width, reach = self.taken.shape[1], np.arange(-margin, margin + 1)
-        disc = np.argwhere(np.add.outer(reach**2, reach**2) <= margin**2) - margin
-        self.near = disc @ [width, 1]  # from a pixel to those around it, as numbers in `taken` row by row
-        self.reach = p.paddle_length + margin
-        self.window = np.arange(-ceil(self.reach) - 1, ceil(self.reach) + 2)
+        step = np.arange(-margin, margin + 1)
+        disc = np.argwhere(np.add.outer(step**2, step**2) <= margin**2) - margin
+        self.near = disc @ [self.side, 1]  # from a pixel to those around it, as numbers in `taken` row by row
 
     def paddle(self, pivot, direction):
         """The paddle that begins a margin behind `pivot`, or None where it leaves the picture."""
@@ -204,7 +205,7 @@ class _Canvas:
         on = np.nonzero(((self.reach - 0.5) ** 2 < square) & (square < (self.reach + 0.5) ** 2))
         rows, columns, away = rows[on[0]], columns[on[1]], np.sqrt(square[on])
         downs, rights = (rows - row) / away, (columns - column) / away
-        at = (rows + self.around) * self.taken.shape[1] + columns + self.around
+        at = (rows + self.around) * self.side + columns + self.around
         near = self.taken.ravel()[at[:, None] + self.near].any(axis=1)
         turns = np.arccos(np.clip(down * downs + right * rights, -1, 1))
         total = np.cumsum(np.cos(np.minimum(p.continuity * turns, pi / 2)) ** 2 * ~near)
@@ -240,7 +241,9 @@ def _two_paths(canvas):
     low = 2 * p.seed_distance
     tail = rng.integers(low, max(p.size - low, low + 1), size=2).tolist()
     one = canvas.path(canvas.first(tail, rng.integers(-180, 180)), p.contour_length)
-    for _ in range(SECOND_ATTEMPTS if one else 0):
+    if not one:
+        return None
+    for _ in range(SECOND_ATTEMPTS):
         away, degrees = rng.integers(-180, 180, size=2).tolist()
         down, right = p.seed_distance * cos(radians(away)), p.seed_distance * sin(radians(away))
         two = canvas.path(canvas.first((tail[0] + down, tail[1] + right), degrees), p.contour_length)

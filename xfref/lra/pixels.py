@@ -145,9 +145,10 @@ class _Pickle:
                 raise ValueError(f"operation {code!r} at byte {start} {error}") from None
         else:
             raise ValueError(f"has more than {self.MOST} operations")
-        if self.at != len(self.data) or len(self.stacks) != 1 or len(self.stacks[0]) != 1:
+        if self.at != len(self.data) or [len(stack) for stack in self.stacks] != [1]:
             raise ValueError(f"does not end with one value at byte {self.at} of {len(self.data)}")
-        return self.stacks[0][0]
+        [[value]] = self.stacks
+        return value
 
     def step(self, code):
         stack = self.stacks[-1]

@@ -150,7 +150,7 @@ def _with_others(rng, links):
         for i, j in zip(left, rng.integers(max(len(links), 1), size=len(left)).tolist(), strict=True):
             before = wrong(i) + wrong(j)
             exchange(i, j)
-            if i != j and wrong(i) + wrong(j) > before:
+            if wrong(i) + wrong(j) > before:
                 exchange(i, j)
     kept = [i for i in range(len(links)) if not wrong(i)]
     chosen = [(1, *turned[i]) for i in kept] + [(0, turned[i][0], others[i]) for i in kept]

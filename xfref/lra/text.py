@@ -116,7 +116,7 @@ def read_folder(
             raise ValueError(f"{inside!r}: has no file")
         files += found
     order = rng.permutation(len(files))
-    return ((read_text(files[i][0], max_bytes=max_bytes), files[i][1]) for i in order.tolist())
+    return ((read_text(files[i][0], max_bytes=max_bytes), files[i][1]) for i in order)
 
 
 def read_imdb(
