@@ -13,7 +13,8 @@ import types
 import ml_dtypes
 import numpy as np
 
-HALF = {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)}
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+HALF = {np.dtype(np.float16), BFLOAT16}
 
 
 class HostMustWait(AssertionError):
@@ -25,9 +26,10 @@ class Device:
 
     current = 0
 
-    def __init__(self, number=None, sm=80):
+    def __init__(self, number=None, sm=80, processors=1):
         self.id = Device.current if number is None else number
         self.compute_capability = str(sm)
+        self.attributes = {"MultiProcessorCount": processors}
 
     def __eq__(self, other):
         return isinstance(other, Device) and self.id == other.id
@@ -72,6 +74,7 @@ class ndarray:
     itemsize = property(lambda self: self.held.itemsize)
     nbytes = property(lambda self: self.held.nbytes)
     mT = property(lambda self: ndarray(self.held.mT))
+    data = property(lambda self: types.SimpleNamespace(ptr=self.held.ctypes.data))
     flags = property(lambda self: types.SimpleNamespace(
         c_contiguous=self.held.flags.c_contiguous, f_contiguous=self.held.flags.f_contiguous,
         owndata=self.held.flags.owndata))
@@ -139,9 +142,13 @@ def call(function, args, kwargs, allowed):
     assert set(kwargs) <= allowed, f"CuPy's {function.__name__} takes no {', '.join(set(kwargs) - allowed)}"
     out = kwargs.get("out")
     if function is np.matmul and (kinds := {x.dtype for x in args if isinstance(x, ndarray)}) & HALF:
+        if BFLOAT16 in kinds:
+            raise TypeError("data type 'E' not understood")
         # a product of numbers of 16 bits is summed up in float32
         wide = [ndarray(x.held.astype(np.float32)) for x in args]
         return call(function, wide, kwargs, allowed).astype(np.result_type(*kinds))
+    if function is np.tril and args[0].dtype == BFLOAT16:
+        args = args[0].astype(np.float32), *args[1:]  # what it gives of these
     with np.errstate(all="ignore"):  # a GPU is silent
         found = function(*map(bare, args), **{name: bare(x) for name, x in kwargs.items()})
     if out is not None:

@@ -20,7 +20,10 @@ def project(a: Array, x: Array, lead: tuple[int, ...], key_mask: Array | None = 
     if type(x) is not np.ndarray:
         if key_mask is not None:
             x = shown(x, key_mask)
-        return np.broadcast_to(a @ x, (*lead, number, width))
+        dtype = x.dtype
+        if dtype.name == "bfloat16":  # CuPy has no products of these
+            a, x = a.astype(np.float32), x.astype(np.float32)
+        return np.broadcast_to((a @ x).astype(dtype, copy=False), (*lead, number, width))
     out = empty((*lead, number, width), x.dtype, x)
     mask = None if key_mask is None else rows(key_mask[..., None, :], lead, dense=False)
     cpu.run(rows(a, lead), rows(x, lead), rows(out, lead), number=number, length=length, width=width,

@@ -15,6 +15,7 @@ from xfaccel.arrays import (
     parameter,
     rows_at,
     shown,
+    sum_dtype,
 )
 from xfaccel.core import attention, attention_into, attention_lse
 from xfaccel.engine.product import project
@@ -36,9 +37,8 @@ def sinkhorn_sort(logits: Array, *, iterations: int, temperature: float = 1.0, n
     blocks = logits.shape[-1]
     if logits.shape[-2] != blocks:
         raise ValueError(f"logits needs as many rows as columns, got the shape {logits.shape}")
-    s = logits.copy()
-    if noise is not None:
-        s += parameter("noise", noise, logits.dtype, own=(blocks, blocks), lead=logits.shape[:-2])
+    s = logits + (0 if noise is None else parameter("noise", noise, logits.dtype, own=(blocks, blocks),
+                                                    lead=logits.shape[:-2]))
     s /= number("temperature", temperature, 0, above=True)
     if causal:
         s = np.where(namespace(s).tri(blocks, k=-1, dtype=bool), s, -np.inf)
@@ -103,7 +103,7 @@ def _prepared(q: Array, k: Array, v: Array, sort: Array, block: int, key_mask: A
     if key_mask is not None:
         k, v = shown(k, seen), shown(v, seen)
     block = min(count("block", block), max(n, 1))
-    sort = parameter("sort", sort, q.dtype, own=(-(-n // block),) * 2, lead=lead)
+    sort = parameter("sort", sort, sum_dtype(q), own=(-(-n // block),) * 2, lead=lead)
     return block, sort, _in_blocks(k, block), _in_blocks(v, block), _in_blocks(seen[..., None], block)[..., 0]
 
 
