@@ -260,7 +260,12 @@ def is_array(x: object) -> bool:
 
 def is_half(x: object) -> bool:
     """Whether the numbers of `x` are float16 or bfloat16, which is no type of NumPy's own: its name tells."""
-    return x.dtype.itemsize == 2 and x.dtype.name in ("float16", "bfloat16") and x.dtype.isnative
+    return x.dtype.itemsize == 2 and _names_half(x.dtype)
+
+
+@functools.cache  # NumPy puts the name together each time
+def _names_half(dtype: np.dtype) -> bool:
+    return dtype.name in ("float16", "bfloat16") and dtype.isnative
 
 
 def check_array(name: str, x: object, *, least: int = 0, dtype: np.dtype | None = None,

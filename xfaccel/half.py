@@ -30,16 +30,23 @@ def any_float(function: Callable, wide: tuple[int, ...] = ()) -> Callable:
     """
     signature = inspect.signature(function)
     names = list(signature.parameters)
+    positional = sum(x.kind is x.POSITIONAL_OR_KEYWORD for x in signature.parameters.values())
     place = names.index("q") if "q" in names else 0
     like = names[place]
     data = {name for name in names if name in ("q", "k", "v", "qk")} | {names[place]}
+
+    def named(args, kwargs):
+        # as `bind` does, which takes longer than all checks
+        if len(args) <= positional and not kwargs.keys() & names[:len(args)]:
+            return dict(zip(names, args, strict=False)) | kwargs
+        return signature.bind(*args, **kwargs).arguments  # which says what is wrong
 
     @functools.wraps(function)
     def called(*args, **kwargs):
         first = args[place] if len(args) > place else kwargs.get(names[place])
         if "cupy" in sys.modules:
             if on_gpu(first):
-                return device.call(function, signature.bind(*args, **kwargs).arguments, like, wide)
+                return device.call(function, named(args, kwargs), like, wide)
             device.refuse((*zip(names, args, strict=False), *kwargs.items()), like)
         if type(first) is not np.ndarray or not is_half(first):
             return function(*args, **kwargs)
