@@ -127,7 +127,7 @@ def softmax(q, k, v, tile_list, dtype, *, planes=(), key_mask=None, mask=None, b
         relative=None if relative is None else (rows(relative[0]), rows(relative[1]), *relative[2:]),
         labels=None if labels is None else (rows(labels[0]), rows(labels[1]), labels[2]),
         order=None if order is None else tuple(rows(x[..., None, :]) for x in order),
-        so_far=rows(lse[..., None]) if into else None))
+        so_far=rows(lse[..., None]) if into else None, hopper=loader.hopper()))
     return (number(out), lse) if into else (read(out), read(lse))
 
 

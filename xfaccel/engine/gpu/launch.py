@@ -5,6 +5,7 @@ be CuPy's, or NumPy's in tests, where an interpreter takes the place of the GPU 
 `put` turns an array of the host into one that kernels can read.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xfaccel.arrays import entry_offsets
-from xfaccel.engine.tiles import TILE, TileList
+from xfaccel.engine.tiles import TILE, TileList, paired
 
 Array = Any  # of NumPy or CuPy
 Put = Callable[[np.ndarray], Array]
@@ -22,6 +23,8 @@ HALF = ("float16", "bfloat16")
 WIDTHS = 32, 64, 128, 256    # that kernels are specialised on
 FEATURES = *WIDTHS, 512      # likewise, of the scan
 _WARPS = 4                   # of the blocks with 128 threads
+_STAGES = 3                  # of the ring of keys and values in softmax_wgmma.cu
+_RING = 1024                 # bytes, for what stands beside it
 _NONE = np.uint64(0), np.uint64(0), np.int64(0), np.int64(0)
 
 
@@ -61,14 +64,16 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
             distance: tuple[Operand, int, int] | None = None,
             relative: tuple[Operand, Operand, int, int] | None = None,
             labels: tuple[Operand, Operand, Array] | None = None,
-            order: tuple[Operand, Operand] | None = None, so_far: Operand | None = None) -> Launch:
+            order: tuple[Operand, Operand] | None = None, so_far: Operand | None = None,
+            hopper: int = 0) -> Launch:
     """What `xfaccel.engine.cpu.softmax.run` does, for operands whose numbers are of the type called `dtype`.
 
     The last axes of q, k, v and out, and of the queries and keys by distance, have to be dense. For float16
     and bfloat16 the lse is of float32; they take the matrix units where d is at most 256, or 128 with keys by
     distance, with which the keys of a tile have to lie as far from one another as its queries do. `order` has
     rows (1, n) and (1, m) of int64; `so_far` is the lse of the results for other keys which `out` and `lse`
-    already hold, and which these are joined with.
+    already hold, and which these are joined with. `hopper` is the number of multiprocessors of a GPU of
+    compute capability 9.0, and 0 for any other.
     """
     matrix = dtype in HALF and d <= (128 if relative else WIDTHS[-1])
     pairs = any(x is not None for x in (mask, bias, distance, labels))
@@ -83,6 +88,12 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
         width = stretch = padded(e, dtype)
         few = width * real(dtype)().itemsize < 512 and (dtype != "float64" or relative is None)
         shared, threads = 0, 32 * _WARPS * (1 if few else 2)  # whose registers hold the sums
+    file = "softmax_mma.cu" if matrix else "softmax.cu"
+    if (hopper and matrix and scale > 0 and not pairs and not relative and width <= 128
+            and all(map(_whole, (q, k, v)))):
+        file, width = "softmax_wgmma.cu", max(width, 64)
+        tile_list, stretch, threads = paired(tile_list), width, 3 * 128
+        shared = 2 * 2 * width * TILE * (1 + 2 * _STAGES) + _RING
     grid = len(q.offsets) * tile_list.slots, _stretches(e, stretch)
     if so_far:  # lanes, and with several stretches blocks, would read what another one writes
         so_far = so_far._replace(array=so_far.array.copy())
@@ -96,10 +107,19 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
         *_rows(put, *(order or (None, None)), so_far),
         put(tile_list.planes), put(plane_of), *(put(part) for part in tile_list[1:5]),
         *map(np.int64, (tile_list.slots, d, e)), real(dtype)(scale * math.log2(math.e)))
-    return Launch("softmax_mma.cu" if matrix else "softmax.cu",
-                  (("XF_STORED", STORED[dtype]), ("XF_WIDTH", width), ("XF_PAIRS_SAID", int(pairs)),
-                   ("XF_RELATIVE", int(relative is not None))),
-                  grid, threads, shared, arguments)
+    macros = ("XF_STORED", STORED[dtype]), ("XF_WIDTH", width)
+    if file == "softmax_wgmma.cu":  # blocks that take one tile after another
+        grid, arguments = (min(grid[0], hopper), grid[1]), (*arguments, np.int64(grid[0]))
+    else:
+        macros += ("XF_PAIRS_SAID", int(pairs)), ("XF_RELATIVE", int(relative is not None))
+    return Launch(file, macros, grid, threads, shared, arguments)
+
+
+def _whole(x: Operand) -> bool:
+    """Whether every row begins at a multiple of 16 bytes."""
+    first = x.array.ctypes.data if type(x.array) is np.ndarray else x.array.data.ptr
+    return first % 16 == 0 and not any(step % 16 for step, length in
+                                       zip(x.array.strides[:-1], x.array.shape, strict=False) if length > 1)
 
 
 def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, indices: Operand, *,
@@ -146,6 +166,11 @@ def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: 
         macros += ("XF_FEATURES", "XF_GIVEN" if given else "XF_ELU"),
     return Launch(file, (*macros, ("XF_WIDTH", width)), (entries * len(ranges), _stretches(e, columns)),
                   32 * _WARPS, shared, arguments)
+
+
+@functools.cache  # NumPy puts it together each time
+def name(dtype: np.dtype) -> str:
+    return dtype.name
 
 
 def real(dtype: str) -> type[np.floating]:

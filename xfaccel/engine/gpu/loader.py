@@ -6,7 +6,9 @@ disk (CUPY_CACHE_DIR). What it goes by there is the text of the source, so the h
 
 import functools
 import hashlib
+import os
 import re
+import tempfile
 import weakref
 from pathlib import Path
 from types import ModuleType
@@ -88,10 +90,44 @@ def _kernel(digest: str, launch: Launch, device: int) -> Any:
     if dict(launch.macros)["XF_STORED"] in [STORED[dtype] for dtype in HALF] and int(capability) < 80:
         raise GPUError(f"float16 and bfloat16 need a GPU of compute capability 8.0, this one has "
                        f"{capability[:-1]}.{capability[-1]}: use float32")
-    kernel = cupy.RawModule(code=source(launch.file), options=options(launch)).get_function(launch.kernel)
+    kernel = _module(launch).get_function(launch.kernel)
     if launch.shared > _STATIC:
         kernel.max_dynamic_shared_size_bytes = launch.shared
     return kernel
+
+
+def hopper() -> int:
+    """How many multiprocessors the current device has, if it is of compute capability 9.0, else 0."""
+    return _hopper(_cupy().cuda.Device().id)
+
+
+@functools.cache
+def _hopper(device: int) -> int:
+    found = _cupy().cuda.Device(device)
+    return found.attributes["MultiProcessorCount"] if found.compute_capability == "90" else 0
+
+
+def _module(launch: Launch) -> Any:
+    cupy, code, flags = _cupy(), source(launch.file), options(launch)
+    if launch.file != "softmax_wgmma.cu":
+        return cupy.RawModule(code=code, options=flags)
+    # CuPy does not know of sm_90a, which has to be asked for by this name
+    nvrtc, flags = cupy.cuda.nvrtc, (*flags, "-ftz=true", "-arch=sm_90a")
+    key = hashlib.sha256(repr((code, flags, nvrtc.getVersion())).encode()).hexdigest()
+    folder = os.environ.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache"  # CuPy's own
+    path = Path(folder).expanduser() / f"xfaccel_{key}.cubin"
+    if not path.exists():
+        program = nvrtc.createProgram(code, launch.file, (), ())
+        try:
+            nvrtc.compileProgram(program, flags)
+            cubin = nvrtc.getCUBIN(program)
+        finally:
+            nvrtc.destroyProgram(program)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(cubin)
+        os.replace(file.name, path)  # whole, whoever else writes it
+    return cupy.RawModule(path=str(path))
 
 
 @functools.cache

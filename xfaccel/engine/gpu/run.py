@@ -22,7 +22,8 @@ def softmax(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | Non
     loader.run(launch.softmax(
         q, k, v, out, lse, dtype=_dtype(q, k, v, out), d=d, e=e, tile_list=tile_list, plane_of=plane_of,
         scale=scale, put=loader.resident, key_mask=key_mask, mask=mask, bias=bias, distance=distance,
-        relative=relative, labels=labels, order=order, so_far=lse if so_far else None))
+        relative=relative, labels=labels, order=order, so_far=lse if so_far else None,
+        hopper=loader.hopper()))
 
 
 def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None, indices: Operand, *, n: int,
@@ -35,12 +36,12 @@ def gather(q: Operand, k: Operand, v: Operand, out: Operand, lse: Operand | None
 
 def _dtype(*operands: Operand) -> str:
     """The name of the type of all operands: a kernel would read any other as this."""
-    name, = {x.array.dtype.name for x in operands}
-    return name
+    dtype, = {x.array.dtype for x in operands}
+    return launch.name(dtype)
 
 
 def scan(mode: str, ranges: np.ndarray, lead: tuple[int, ...], *, d: int, e: int, dtype: np.dtype,
          **operands) -> None:
     """A pass over the tokens of the `ranges` of every leading entry, as `launch.scan` says."""
-    loader.run(launch.scan(mode, ranges, dtype=dtype.name, entries=math.prod(lead), d=d, e=e,
+    loader.run(launch.scan(mode, ranges, dtype=launch.name(dtype), entries=math.prod(lead), d=d, e=e,
                            put=loader.resident, **operands))

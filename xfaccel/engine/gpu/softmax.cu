@@ -147,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(XF_SOFTMAX_ARGU
 #pragma unroll
             for (int j = 0; j < COLUMNS; ++j) own[i * DOWN * WEIGHTS + ACROSS * j] = s[i][j];
         }
-        for (int t0 = 0; t0 < KEYS && walk.here.there >> t0; t0 += PORTION) {
+        for (int t0 = 0; t0 < KEYS && walk.here.there[0] >> t0; t0 += PORTION) {
             __syncthreads();  // what lay in the slices has been read, the weights have been written
 #pragma unroll 4
             for (int i = threadIdx.x; i < VALUES; i += THREADS) {
