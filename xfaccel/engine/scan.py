@@ -157,7 +157,9 @@ def _on_gpu(q: Array, k: Array, v: Array, lead: tuple[int, ...], causal: bool, k
     if len(sums):
         states = empty((*key_lead, len(sums), count * (e + 1) + given), sum_dtype(v), v)
         run.scan("sum", sums, key_lead, **keys(key_lead), end=rows(states, key_lead), **shared)
-        begin = rows(made.before_parts(states, len(prefix), given), lead)
+        starts = empty((*key_lead, len(sums) - len(prefix) + 1, states.shape[-1]), states.dtype, v)
+        run.running(states, starts, len(prefix), given=given)
+        begin = rows(starts, lead)
     operands = dict(q=rows(q, lead), out=rows(out, lead), **shared)
     out[..., :blind, :] = 0
     if causal:

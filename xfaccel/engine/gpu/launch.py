@@ -148,6 +148,18 @@ def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: 
                   32 * _WARPS, shared, arguments)
 
 
+def running(states: Array, begin: Array, skip: int, *, given: bool) -> Launch:
+    """The sums over the states before part `skip`, before the part after it, and so on to the end.
+
+    `states` (..., parts, numbers) are those of `scan`, `begin` (..., parts - skip + 1, numbers) gets the
+    sums; both are dense.
+    """
+    *lead, parts, numbers = states.shape
+    macros = ("XF_STORED", STORED[states.dtype.name]), ("XF_EXPONENT", int(given))
+    return Launch("running.cu", macros, (math.prod(lead) * -(-numbers // (32 * _WARPS)), 1), 32 * _WARPS, 0,
+                  (states, begin, *map(np.int64, (parts, skip, numbers))))
+
+
 def real(dtype: str) -> type[np.floating]:
     """The type that arithmetic is done in."""
     return np.float64 if dtype == "float64" else np.float32
