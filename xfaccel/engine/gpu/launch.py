@@ -135,8 +135,9 @@ def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: 
     macros = ("XF_STORED", STORED[dtype]), ("XF_MODE", f"XF_{mode.upper()}")
     if dtype in HALF and d <= 128 and not given:
         file, width, columns = "scan_mma.cu", 64 if d <= 64 else 128, 64
-        passing = 0 if mode == "read" else TILE * (6 * width + 4 * columns)  # features, keys, values twice
-        shared = 4 * width + passing + (0 if mode == "sum" else 4 * width * columns)
+        # of a chunk: features, keys, values twice, ones twice; to add up keys alone, no features, keys twice
+        passing = 0 if mode == "read" else TILE * ((4 if mode == "sum" else 6) * width + 4 * columns + 8)
+        shared = passing + (0 if mode == "sum" else 4 * width * (columns + 1))
     else:
         file, width = "scan.cu", next(each for each in FEATURES if d <= each)
         size = real(dtype)().itemsize

@@ -35,7 +35,12 @@ typedef real source;
 #include "scan.cuh"
 
 #if XF_FEATURES == XF_ELU
-DEVICE real feature(source x) { return elu_plus_one(widen(x)); }
+DEVICE float exponential(float x) { return expf(x); }
+DEVICE double exponential(double x) { return exp(x); }
+DEVICE real feature(source stored_x) {
+    const real x = widen(stored_x);
+    return x > 0 ? x + 1 : exponential(x);
+}
 #else
 DEVICE real feature(source x) { return x; }
 #endif

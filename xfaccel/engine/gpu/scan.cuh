@@ -15,9 +15,5 @@
     XF_ROWS(real, end), \
     const i64* const ranges, const i64 parts, const i64 shift, const i64 d, const i64 e
 
-DEVICE float exponential(float x) { return expf(x); }
-DEVICE double exponential(double x) { return exp(x); }
-DEVICE real elu_plus_one(real x) { return x > 0 ? x + 1 : exponential(x); }
-
 // 2 to the x less the largest exponent, which is -infinity if there is none
 DEVICE real below(real x, real most) { return power(x - (most == minus_infinity() ? real(0) : most)); }
