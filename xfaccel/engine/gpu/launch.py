@@ -149,6 +149,16 @@ def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: 
                   32 * _WARPS, shared, arguments)
 
 
+def scan_blocks(dtype: str, d: int, given: bool) -> int:
+    """How many parts of all leading entries together `scan` gets at once, about.
+
+    As many blocks as are at work side by side on 132 multiprocessors, or few less: any more would wait for
+    these and make one more state each, which is written and read. Two fit on one by their shared memory and
+    registers, of scan_mma.cu with 64 features three.
+    """
+    return 384 if dtype in HALF and d <= 64 and not given else 256
+
+
 def running(states: Array, begin: Array, skip: int, *, given: bool) -> Launch:
     """The sums over the states before part `skip`, before the part after it, and so on to the end.
 
