@@ -273,10 +273,11 @@ def problems(torch) -> Iterator[tuple]:
            functools.partial(xfaccel.attention, mask=xfaccel.patterns.blocks(table, BLOCK, n)),
            [("torch flex_attention, compiled",
              functools.partial(flex, torch, lambda i, j: on_gpu[i // BLOCK, j // BLOCK]))])
-    yield (f"linear, causal, n = {n}, d = 64", 16, n, 64, None, 0,
-           functools.partial(xfaccel.linear_transformer, causal=True),
-           [("torch, chunks of 64", functools.partial(linear, torch, 64)),
-            ("torch, chunks of 128", functools.partial(linear, torch, 128))])
+    for n in (n, long):
+        yield (f"linear, causal, n = {n}, d = 64", 16, n, 64, None, 0,
+               functools.partial(xfaccel.linear_transformer, causal=True),
+               [("torch, chunks of 64", functools.partial(linear, torch, 64)),
+                ("torch, chunks of 128", functools.partial(linear, torch, 128))])
 
 
 def reference(name: str, q: Array, k: Array, v: Array, sees: Callable | None) -> Array:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.REMEDY)
 EVERYTHING = os.environ.get("XFACCEL_PROOF") == "all"  # make proof-all
 # at most, per thread
 REGISTERS = {"softmax.cu": 255, "softmax_mma.cu": 255, "gather.cu": 128, "scan.cu": 250,
-             "scan_mma.cu": 255}
+             "scan_mma.cu": 255, "running.cu": 64}
 LEAD = (1, 2)
 LOG2_E = math.log2(math.e)
 FEW = dict(n=70, m=140)  # tokens where a longer sequence has nothing new
@@ -358,6 +358,25 @@ def running(states, given):
     return np.stack(total, axis=-2)
 
 
+@pytest.mark.parametrize("dtype, given, parts, numbers, skip", [
+    (np.float32, False, 11, 130, 0), (np.float64, False, 8, 70, 8), (np.float32, True, 19, 131, 3),
+    (np.float64, True, 3, 9, 0)])
+def test_running_sums_of_states(dtype, given, parts, numbers, skip):
+    """The first two states, and one in the middle, are of no keys."""
+    rng = np.random.default_rng(17)
+    states = rng.standard_normal((2, 2, parts, numbers)).astype(dtype)
+    states[..., [0, 1, parts // 2], :] = 0
+    if given:
+        states[..., -1] = rng.integers(-300, 300, (2, 2, parts))
+        states[..., [0, 1, parts // 2], -1] = -np.inf
+    nothing = np.zeros((2, 2, 1, numbers), dtype)
+    nothing[..., numbers - given:] = -np.inf
+    out = blank((2, 2, parts - skip + 1, numbers), dtype)
+    loader.run(launch.running(states, out, skip, given=given))
+    due = running(np.concatenate([nothing, states], axis=-2).astype(float), given)[..., skip:, :]
+    np.testing.assert_allclose(read(out), due, rtol=20 * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
+
+
 def scan(q, k, v, dtype, *, causal, key_mask=None, state=None, parts=3, final=None, given=False,
          exponent=None):
     """What `xfaccel.engine.scan.attend` does, on the GPU: parts are summed, then all walked through again."""
@@ -498,6 +517,10 @@ def test_scan_goes_on_where_it_ended():
 
 def forms(file):
     """Every form of a kernel file that a launch may ask for."""
+    if file == "running.cu":
+        yield from itertools.product((("XF_STORED", "float"), ("XF_STORED", "double")),
+                                     (("XF_EXPONENT", 0), ("XF_EXPONENT", 1)))
+        return
     widths = launch.FEATURES if file == "scan.cu" else launch.WIDTHS
     for dtype, width in itertools.product(launch.STORED, widths):
         own, half = (("XF_STORED", launch.STORED[dtype]), ("XF_WIDTH", width)), dtype in launch.HALF

@@ -1,5 +1,6 @@
 """The face of the scan engine: attention by features from arrays, whole or step by step."""
 
+import functools
 import math
 
 import numpy as np
@@ -24,7 +25,6 @@ from xfaccel.engine.tiles import TILE
 Array = np.ndarray
 _PART = 8 * TILE   # tokens in the shortest part of a sequence that is worth a thread of its own
 _ITEMS = 8         # parts of all leading entries together, about: more threads find nothing to do
-_BLOCKS = 256      # likewise on a GPU, whose multiprocessors take one or two each
 _FEW = 8           # tokens that cost less one by one than as a chunk
 
 KINDS = {"positive": cpu.POSITIVE, "hyperbolic": cpu.HYPERBOLIC, "trigonometric": cpu.TRIGONOMETRIC,
@@ -63,13 +63,12 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool, key_mask: Array | None
         return out
     # the keys that come before any query, then, if causal, those that come one by one with the queries
     before, blind = (max(m - n, 0), max(n - m, 0)) if causal else (m, 0)
-    prefix, steps = _ranges(0, before, key_lead), _ranges(before, m, lead)
+    skip, sums, steps = _parts(before, m, key_lead, lead)
     out[..., :blind, :] = 0
-    sums = np.concatenate([prefix, steps[:-1]])
     states = np.empty((math.prod(key_lead), len(sums), cpu.state_numbers(shared["features"], e)), q.dtype)
     cpu.run(cpu.SUM, sums, key_lead, end=rows(states.reshape(*key_lead, *states.shape[1:]), key_lead), **keys,
             **shared, projection=rows(directions[0], key_lead) if directions else None)
-    begin = _running(states, len(prefix), shared["features"], e)
+    begin = _running(states, skip, shared["features"], e)
     begin = rows(begin.reshape(*key_lead, *begin.shape[1:]), lead)
     operands = dict(q=rows(q, lead), out=rows(out, lead), begin=begin, **shared,
                     projection=rows(directions[0], lead) if directions else None)
@@ -139,7 +138,7 @@ def _on_gpu(q: Array, k: Array, v: Array, lead: tuple[int, ...], causal: bool, k
     if count > launch.FEATURES[-1]:
         return made.attend(q, k, v, lead, causal=causal, key_mask=key_mask, **kinds)[0]
     out, shared = empty((*lead, n, e), q.dtype, q), dict(d=count, e=e, dtype=q.dtype, given=given)
-    exponent = None
+    blocks, exponent = launch.scan_blocks(q.dtype.name, count, given), None
     if given:
         (q, _), (k, exponent) = (made.of_rows(distinct(x), **kinds) for x in (q, k))
     # heads that share their keys share the sums over them
@@ -152,19 +151,22 @@ def _on_gpu(q: Array, k: Array, v: Array, lead: tuple[int, ...], causal: bool, k
         return {name: rows(x, lead, dense=name in ("k", "v")) for name, x in of_keys.items()}
 
     before, blind = (max(m - n, 0), max(n - m, 0)) if causal else (m, 0)
-    prefix, steps = _ranges(0, before, key_lead, _BLOCKS), _ranges(before, m, lead, _BLOCKS)
-    sums, begin = np.concatenate([prefix, steps[:-1]]), None
+    skip, sums, steps = _parts(before, m, key_lead, lead, blocks)
+    begin = None
     if len(sums):
         states = empty((*key_lead, len(sums), count * (e + 1) + given), sum_dtype(v), v)
         run.scan("sum", sums, key_lead, **keys(key_lead), end=rows(states, key_lead), **shared)
-        begin = rows(made.before_parts(states, len(prefix), given), lead)
+        starts = empty((*key_lead, len(sums) - skip + 1, states.shape[-1]), states.dtype, v)
+        run.running(states, starts, skip, given=given)
+        begin = rows(starts, lead)
     operands = dict(q=rows(q, lead), out=rows(out, lead), **shared)
-    out[..., :blind, :] = 0
+    if blind:
+        out[..., :blind, :] = 0
     if causal:
         run.scan("causal", steps, lead, **keys(lead), begin=begin, shift=n - m, **operands)
     else:
         whole = begin and begin._replace(row=0)  # one state, for all parts
-        run.scan("read", _ranges(0, n, lead, _BLOCKS), lead, begin=whole, **operands)
+        run.scan("read", _ranges(0, n, lead, blocks), lead, begin=whole, **operands)
     return out
 
 
@@ -212,13 +214,41 @@ def _shared(q: Array, v: Array, lead: tuple[int, ...], features: str | None, pro
     return dict(d=d, e=e, dtype=q.dtype, kind=kind, features=count, root=root), [projection]
 
 
+def _parts(before: int, m: int, key_lead: tuple[int, ...], lead: tuple[int, ...], items: int = _ITEMS
+           ) -> tuple[int, Array, Array]:
+    """The parts of the keys that are added up, and of those from `before` on that queries go through.
+
+    Also how many of the first come before any query.
+    """
+    return _parts_of(before, m, _per_entry(key_lead, items), _per_entry(lead, items), _PART)
+
+
+@functools.lru_cache(128)
+def _parts_of(before: int, m: int, key_parts: int, parts: int, shortest: int) -> tuple[int, Array, Array]:
+    prefix, steps = _cut(0, before, key_parts, shortest), _cut(before, m, parts, shortest)
+    sums = np.concatenate([prefix, steps[:-1]])
+    sums.setflags(write=False)
+    return len(prefix), sums, steps
+
+
 def _ranges(first: int, stop: int, lead: tuple[int, ...], items: int = _ITEMS) -> Array:
     """The tokens first .. stop - 1 cut into parts of whole chunks; the cut depends on the shapes alone."""
+    return _cut(first, stop, _per_entry(lead, items), _PART)
+
+
+def _per_entry(lead: tuple[int, ...], items: int) -> int:
+    return -(-items // max(math.prod(lead), 1))
+
+
+@functools.lru_cache(128)  # so that a GPU gets a copy once
+def _cut(first: int, stop: int, parts: int, shortest: int) -> Array:
     length = max(stop - first, 0)
-    parts = max(1, min(-(-items // max(math.prod(lead), 1)), length // _PART))
+    parts = max(1, min(parts, length // shortest))
     size = max(-(-length // (parts * TILE)) * TILE, TILE)
     begin = np.arange(first, max(stop, first), size, dtype=np.int64)
-    return np.stack([begin, np.minimum(begin + size, stop)], axis=-1).reshape(-1, 2)
+    ranges = np.stack([begin, np.minimum(begin + size, stop)], axis=-1).reshape(-1, 2)
+    ranges.setflags(write=False)
+    return ranges
 
 
 def _running(states: Array, skip: int, features: int, e: int) -> Array:

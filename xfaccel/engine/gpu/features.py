@@ -31,31 +31,6 @@ def of_rows(x: Array, *, kind: str, projection: Array, root: float) -> tuple[Arr
     return factors * np.exp(exponents - top), top[..., 0] * math.log2(math.e)
 
 
-def before_parts(states: Array, skip: int, given: bool) -> Array:
-    """What comes before part `skip`, before the part after it, and so on to the end.
-
-    `states` (..., parts, numbers) are those of the scan kernel, of features that are `given` or not.
-    """
-    nothing = np.zeros_like(states, shape=(*states.shape[:-2], 1, states.shape[-1]))
-    if given:
-        nothing[..., -1] = -np.inf
-    return np.concatenate([nothing, _running(states, given)], axis=-2)[..., skip:, :]
-
-
-def _running(states: Array, given: bool) -> Array:
-    """The sums over the states up to each."""
-    if not given:
-        return np.cumsum(states, axis=-2)
-    step = 1
-    while step < states.shape[-2]:  # each holds the sum over `step` states, or all before it
-        both = states[..., :-step, :], states[..., step:, :]
-        top = np.maximum(*(x[..., -1:] for x in both))
-        early, late = (x[..., :-1] * np.exp2(x[..., -1:] - _finite(top)) for x in both)
-        later = np.concatenate([early + late, top], axis=-1)
-        states, step = np.concatenate([states[..., :step, :], later], axis=-2), 2 * step
-    return states
-
-
 def attend(q: Array, k: Array, v: Array, lead: tuple[int, ...], *, causal: bool, kind: str | None,
            projection: Array | None, root: float, key_mask: Array | None = None, state: State | None = None
            ) -> tuple[Array, State]:

@@ -155,8 +155,9 @@ def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: 
     macros = ("XF_STORED", STORED[dtype]), ("XF_MODE", f"XF_{mode.upper()}")
     if dtype in HALF and d <= 128 and not given:
         file, width, columns = "scan_mma.cu", 64 if d <= 64 else 128, 64
-        passing = 0 if mode == "read" else TILE * (6 * width + 4 * columns)  # features, keys, values twice
-        shared = 4 * width + passing + (0 if mode == "sum" else 4 * width * columns)
+        # of a chunk: features, keys, values twice, ones twice; to add up keys alone, no features, keys twice
+        passing = 0 if mode == "read" else TILE * ((4 if mode == "sum" else 6) * width + 4 * columns + 8)
+        shared = passing + (0 if mode == "sum" else 4 * width * (columns + 1))
     else:
         file, width = "scan.cu", next(each for each in FEATURES if d <= each)
         size = real(dtype)().itemsize
@@ -171,6 +172,28 @@ def scan(mode: str, ranges: np.ndarray, *, dtype: str, entries: int, d: int, e: 
 @functools.cache  # NumPy puts it together each time
 def name(dtype: np.dtype) -> str:
     return dtype.name
+
+
+def scan_blocks(dtype: str, d: int, given: bool) -> int:
+    """How many parts of all leading entries together `scan` gets at once, about.
+
+    As many blocks as are at work side by side on 132 multiprocessors, or few less: any more would wait for
+    these and make one more state each, which is written and read. Two fit on one by their shared memory and
+    registers, of scan_mma.cu with 64 features three.
+    """
+    return 384 if dtype in HALF and d <= 64 and not given else 256
+
+
+def running(states: Array, begin: Array, skip: int, *, given: bool) -> Launch:
+    """The sums over the states before part `skip`, before the part after it, and so on to the end.
+
+    `states` (..., parts, numbers) are those of `scan`, `begin` (..., parts - skip + 1, numbers) gets the
+    sums; both are dense.
+    """
+    *lead, parts, numbers = states.shape
+    macros = ("XF_STORED", STORED[states.dtype.name]), ("XF_EXPONENT", int(given))
+    return Launch("running.cu", macros, (math.prod(lead) * -(-numbers // (32 * _WARPS)), 1), 32 * _WARPS, 0,
+                  (states, begin, *map(np.int64, (parts, skip, numbers))))
 
 
 def real(dtype: str) -> type[np.floating]:

@@ -56,6 +56,13 @@ DEVICE u32 pair(float low, float high, bfloat16) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
     return both;
 }
+// and back
+DEVICE Two unpair(u32 both, bfloat16) {
+    return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u)};
+}
+DEVICE Two unpair(u32 both, float16) {
+    return {widen(float16{u16(both)}), widen(float16{u16(both >> 16)})};
+}
 
 // 2 to the x. That of float is off by 2 units in the last place at most, is 1 at 0 and 0 at -infinity
 DEVICE float power(float x) {
@@ -123,13 +130,7 @@ DEVICE void load_transposed(u32 (&to)[4], u32 row) {
 XF_MULTIPLY_ADD(float16, "f16")
 XF_MULTIPLY_ADD(bfloat16, "bf16")
 
-// rounded to what the matrix units take of a float: 10 bits after the first
-DEVICE float tf32(float x) {
-    u32 y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return __uint_as_float(y);
-}
-// the same of such numbers: a (16 x 8) b (8 x 8)
+// the same of float numbers, of which the matrix units take 10 bits after the first: a (16 x 8) b (8 x 8)
 template <int N>
 DEVICE void multiply_add(float (&sums)[2][N], int n, const float (&a)[4], float b0, float b1) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "

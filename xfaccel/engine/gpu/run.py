@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from xfaccel.engine.gpu import launch, loader
-from xfaccel.engine.gpu.launch import Operand
+from xfaccel.engine.gpu.launch import Array, Operand
 from xfaccel.engine.tiles import TileList
 
 
@@ -45,3 +45,8 @@ def scan(mode: str, ranges: np.ndarray, lead: tuple[int, ...], *, d: int, e: int
     """A pass over the tokens of the `ranges` of every leading entry, as `launch.scan` says."""
     loader.run(launch.scan(mode, ranges, dtype=launch.name(dtype), entries=math.prod(lead), d=d, e=e,
                            put=loader.resident, **operands))
+
+
+def running(states: Array, begin: Array, skip: int, *, given: bool) -> None:
+    """The running sums of the states of `scan`, as `launch.running` says."""
+    loader.run(launch.running(states, begin, skip, given=given))

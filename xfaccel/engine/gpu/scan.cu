@@ -35,13 +35,15 @@ typedef real source;
 #include "scan.cuh"
 
 #if XF_FEATURES == XF_ELU
-DEVICE real feature(source x) { return elu_plus_one(widen(x)); }
+DEVICE float exponential(float x) { return expf(x); }
+DEVICE double exponential(double x) { return exp(x); }
+DEVICE real feature(source stored_x) {
+    const real x = widen(stored_x);
+    return x > 0 ? x + 1 : exponential(x);
+}
 #else
 DEVICE real feature(source x) { return x; }
 #endif
-
-// 2 to the x less the largest exponent, which is -infinity if there is none
-DEVICE real below(real x, real most) { return power(x - (most == minus_infinity() ? real(0) : most)); }
 
 // features `first` .. of the tokens; zeros beyond the width and for tokens that are null
 template <class Row> DEVICE void load_features(real* to, i64 first, i64 d, const Row& row) {

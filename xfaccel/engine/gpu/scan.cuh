@@ -1,6 +1,6 @@
-// What both scan kernels take, and what they do with the tokens of a part.
+// What both scan kernels take, what they do with the tokens of a part, and what they do with an exponent.
 //
-// The including file says what the numbers of q and k are: `source`.
+// A file with such a kernel says what the numbers of q and k are: `source`.
 #pragma once
 #include "tiles.cuh"
 
@@ -15,6 +15,5 @@
     XF_ROWS(real, end), \
     const i64* const ranges, const i64 parts, const i64 shift, const i64 d, const i64 e
 
-DEVICE float exponential(float x) { return expf(x); }
-DEVICE double exponential(double x) { return exp(x); }
-DEVICE real elu_plus_one(real x) { return x > 0 ? x + 1 : exponential(x); }
+// 2 to the x less the largest exponent, which is -infinity if there is none
+DEVICE real below(real x, real most) { return power(x - (most == minus_infinity() ? real(0) : most)); }

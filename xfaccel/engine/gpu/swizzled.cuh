@@ -86,7 +86,6 @@ DEVICE void copy_rows(stored* to, i64 column, i64 width, const stored* first, i6
 DEVICE bool is_whole(const stored* first, i64 row) { return u64(first) % 16 == 0 && row % 8 == 0; }
 
 struct alignas(16) Piece { stored at[8]; };
-struct alignas(8) HalfPiece { stored at[4]; };
 
 // 8 numbers of a row from `from` on, of which `number` are there, and zeros for the others
 DEVICE Piece read_piece(const stored* from, int number, bool whole) {
