@@ -273,8 +273,8 @@ def problems(torch) -> Iterator[tuple]:
            functools.partial(xfaccel.attention, mask=xfaccel.patterns.blocks(table, BLOCK, n)),
            [("torch flex_attention, compiled",
              functools.partial(flex, torch, lambda i, j: on_gpu[i // BLOCK, j // BLOCK]))])
-    for n in (n, long):
-        yield (f"linear, causal, n = {n}, d = 64", 16, n, 64, None, 0,
+    for length in (n, long):
+        yield (f"linear, causal, n = {length}, d = 64", 16, length, 64, None, 0,
                functools.partial(xfaccel.linear_transformer, causal=True),
                [("torch, chunks of 64", functools.partial(linear, torch, 64)),
                 ("torch, chunks of 128", functools.partial(linear, torch, 128))])

@@ -130,6 +130,12 @@ DEVICE void load_transposed(u32 (&to)[4], u32 row) {
 XF_MULTIPLY_ADD(float16, "f16")
 XF_MULTIPLY_ADD(bfloat16, "bf16")
 
+// rounded to what the matrix units take of a float: 10 bits after the first
+DEVICE float tf32(float x) {
+    u32 y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return __uint_as_float(y);
+}
 // the same of float numbers, of which the matrix units take 10 bits after the first: a (16 x 8) b (8 x 8)
 template <int N>
 DEVICE void multiply_add(float (&sums)[2][N], int n, const float (&a)[4], float b0, float b1) {

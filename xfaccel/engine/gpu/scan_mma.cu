@@ -47,8 +47,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(XF_SCAN_ARGUM
 #endif
 #if XF_MODE == XF_READ
     for (int i = threadIdx.x; i < XF_WIDTH * COLUMNS; i += THREADS)
-        published[sum_place(i / COLUMNS, i % COLUMNS)] = up(begun(i / COLUMNS, i % COLUMNS));
-    for (int f = threadIdx.x; f < XF_WIDTH; f += THREADS) norms[f] = up(begun_norm(f));
+        published[sum_place(i / COLUMNS, i % COLUMNS)] = taken(begun(i / COLUMNS, i % COLUMNS));
+    for (int f = threadIdx.x; f < XF_WIDTH; f += THREADS) norms[f] = taken(begun_norm(f));
     __syncthreads();
 #else
     // this lane's sums are those of the features f and f + 1 of each strip
@@ -184,10 +184,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(XF_SCAN_ARGUM
             for (int j = 0; j < 8; ++j) {  // columns 2 j and 2 j + 1 of those of this lane
                 Vector x;
 #pragma unroll
-                for (int n = 0; n < 4; ++n) x.at[n] = up(sums[s][n % 2][(2 * j + n / 2) % 8 * 2 + j / 4]);
+                for (int n = 0; n < 4; ++n) x.at[n] = taken(sums[s][n % 2][(2 * j + n / 2) % 8 * 2 + j / 4]);
                 *(Vector*)(published + (to ^ 4 * j)) = x;
             }
-            if (lane % 4 == 0) *(Two*)(norms + f) = {up(sums[s][0][2 * ONES]), up(sums[s][1][2 * ONES])};
+            if (lane % 4 == 0) *(Two*)(norms + f) = taken(sums[s][0][2 * ONES], sums[s][1][2 * ONES]);
         }
         __syncthreads();  // features and sums have been written, and the keys have been read
         if (left > TOKENS) load(left - TOKENS, buffer ^ 1);

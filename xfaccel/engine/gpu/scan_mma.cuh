@@ -9,22 +9,43 @@ typedef stored source;
 constexpr int TOKENS = 64, COLUMNS = 64, WARP_ROWS = 16;
 constexpr int SHARE = XF_WIDTH / 4;  // the features of a query that a lane has, and those that a warp sums
 constexpr int STRIPS = SHARE / 16;
-constexpr int OWN = XF_MODE == XF_READ ? 16 : SHARE;  // features of a query that a lane has at a time
+constexpr int OWN = XF_MODE == XF_READ ? 8 : SHARE;  // features of a query that a lane has at a time
 constexpr int ONES = COLUMNS / 8, SUMS = 2 * (ONES + 1);  // the product with ones; sums of a lane in a row
 // on a multiprocessor, as many as shared memory has room for: the compiler is to leave them registers
 constexpr int BLOCKS = XF_WIDTH > 64 ? 1 : XF_MODE == XF_SUM ? 4 : __CUDA_ARCH__ == 900 ? 3 : 1;
 constexpr int KEYS = TOKENS * XF_WIDTH, VALUES = TOKENS * COLUMNS;  // numbers of a chunk
 
-// The matrix units take the upper 19 bits of a float. Numbers that are multiplied by this before are then as
-// much too large as too small, in the mean; those of so few bits stay what they are.
+// The matrix units take the upper 19 bits of a float. float16 has as many digits: its features and weights
+// are rounded to these, sums and norms multiplied in two parts. Of many features, over which errors are
+// averaged out, and for bfloat16 it is enough that they all are multiplied by UP: they are then as much too
+// large as too small, in the mean, and those of so few bits stay what they are.
+DEVICE constexpr bool exact(float16) { return XF_WIDTH == 64; }
+DEVICE constexpr bool exact(bfloat16) { return false; }
+constexpr bool EXACT = exact(stored());
 template <class T> constexpr T UP = T(1.000352);
 template <class T> constexpr T LOG2_UP = T(0.000507738);
-DEVICE float up(float x) { return x * UP<float>; }
+DEVICE float up(float x) { return EXACT ? tf32(x) : x * UP<float>; }
+DEVICE float taken(float x) { return EXACT ? x : up(x); }
+DEVICE Two taken(float x, float y) { return {taken(x), taken(y)}; }
+DEVICE float rest(float x) {
+    const float upper = __uint_as_float(__float_as_uint(x) & 0xffffe000u);
+    return x == upper ? 0 : x - upper;  // also of an infinite sum
+}
 
-// elu + 1, times UP; both cases are computed, which is less than a branch
+// elu + 1 as the matrix units take it; both cases are computed, which is less than a branch
 DEVICE float feature(float x) {
-    const float low = power(x * LOG2_E<float> + LOG2_UP<float>);
-    return x > 0 ? x * UP<float> + UP<float> : low;
+    if constexpr (EXACT) {
+        const float low = power(x * LOG2_E<float>);
+        return tf32(x > 0 ? x + 1 : low);
+    } else {
+        const float low = power(x * LOG2_E<float> + LOG2_UP<float>);
+        return x > 0 ? x * UP<float> + UP<float> : low;
+    }
+}
+
+DEVICE void add_product(float (&result)[2][SUMS], int n, const float (&a)[4], float b0, float b1) {
+    multiply_add(result, n, a, b0, b1);
+    if constexpr (EXACT) multiply_add(result, n, a, rest(b0), rest(b1));
 }
 
 // 8 and 4 numbers of a row
@@ -87,13 +108,13 @@ DEVICE void read_sums(float (&result)[2][SUMS], const float (&own)[2][OWN], cons
     for (int i = 0; i < OWN; i += 2) {
         const float a[4] = {own[0][i], own[1][i], own[0][i + 1], own[1][i + 1]};
         const Two norm = *(const Two*)(norms + (i / 8 * 32 + i % 8));
-        multiply_add(result, ONES, a, norm.at[0], norm.at[1]);
+        add_product(result, ONES, a, norm.at[0], norm.at[1]);
         const float* const row = sums + (i / 8 * 32 + i % 8 / 4 * 4) * COLUMNS;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             const Vector x = *(const Vector*)(row + (at[i / 2 % 2] ^ 4 * j));
-            multiply_add(result, 2 * j, a, x.at[0], x.at[1]);
-            multiply_add(result, 2 * j + 1, a, x.at[2], x.at[3]);
+            add_product(result, 2 * j, a, x.at[0], x.at[1]);
+            add_product(result, 2 * j + 1, a, x.at[2], x.at[3]);
         }
     }
 }
