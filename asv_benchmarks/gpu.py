@@ -32,7 +32,7 @@ TITLES = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--report", type=Path, default=ROOT / "gpu-report.md")
+    parser.add_argument("--report", type=Path, default=Path(__file__).parent / "gpu-report.md")
     parser.add_argument("--only", nargs="+", default=list(SECONDS), choices=SECONDS, help="stages")
     parser.add_argument("--seconds", type=float, default=480, help="for all stages together")
     parser.add_argument("--fresh", action="store_true", help="run again what the report has")

@@ -111,6 +111,22 @@ def table(rows: list[dict]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def summary(report: dict) -> str:
+    """What `xfaccel` takes, and how many times as long others do: a table for README.md."""
+    took: dict[str, dict[str, float]] = {}
+    for row in report["stages"]["benchmark"]["rows"]:
+        if "ms" in row:
+            took.setdefault(row["what"], {})[row["who"]] = row["ms"]
+    own, columns = "xfaccel", {
+        "FlashAttention-2 in torch": "torch SDPA, FLASH_ATTENTION",
+        "cuDNN in torch": "torch SDPA, CUDNN_ATTENTION",
+        "flex_attention, compiled": "torch flex_attention, compiled",
+        "chunks of 128 in torch": "torch, chunks of 128"}
+    return table([{"": what, "xfaccel, ms": f"{times[own]:.3g}"} | {
+        name: f"{times[who] / times[own]:.2g} x" if who in times else "" for name, who in columns.items()}
+        for what, times in took.items()])
+
+
 def _cell(value: object) -> str:
     shown = f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else (
         f"{value:.0f}" if isinstance(value, float) else str(value))

@@ -72,6 +72,19 @@ def test_the_readme_names_commands_that_exist():
     assert set(re.findall(r"\bxfaccel (arena|doctor|\w+) ?(?:--|`)", README)) <= set(command_line.COMMANDS)
 
 
+def test_the_readme_says_of_gpus_what_the_report_found(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "asv_benchmarks"))
+    import gpu_report
+    report = gpu_report.read(ROOT / "asv_benchmarks/gpu-report.md")
+    stages = report.get("stages", {})
+    right = bool(stages) and gpu_report.exit_code(report) == 0
+    assert not right or stages["conformance"]["rows"][-1]["wrong"] == 0
+    row, = re.findall(r"^\| GPU .*$", README, re.M)
+    said = "yes" if right else "simulated"
+    assert row.endswith(f" | {said} | {said} | {said} |")
+    assert gpu_report.summary(report) in README
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 def test_the_readme_says_which_numbers_the_cpu_takes(dtype):
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in
