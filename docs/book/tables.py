@@ -125,10 +125,19 @@ def precision() -> str:
 
 def devices() -> str:
     """The table under "What runs where" of README.md."""
-    text = README.read_text().partition("## What runs where")[2].partition("\n## ")[0]
+    return _table_of_readme("What runs where")
+
+
+def on_a_gpu() -> str:
+    """The table under "On a GPU" of README.md, which a test holds to the report."""
+    return _table_of_readme("On a GPU")
+
+
+def _table_of_readme(heading: str) -> str:
+    text = README.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     if not lines:
-        raise ValueError("README.md has no table under 'What runs where'")
+        raise ValueError(f"README.md has no table under '{heading}'")
     return "\n".join(lines)
 
 
