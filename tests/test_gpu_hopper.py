@@ -178,6 +178,18 @@ def test_two_tiles_together_see_what_each_does(number):
     assert tiles.paired(tile_list) is together
 
 
+@pytest.mark.parametrize("own, other", [
+    ((0, 100, -500, 90), (0, 128, -500, 26)),      # the second's keys go on where the first's band would too
+    ((0, 128, -500, 90), (0, 100, -500, 140)),
+    ((20, 108, -40, 900), (0, 128, -60, 900)),     # or begin before it
+    ((0, 128, -60, 900), (20, 108, -120, 900))])
+def test_keys_that_end_before_their_band_does_stay_apart(own, other):
+    """As no band has them, but a list may."""
+    segments = [[first, 1, count, low, high, -1] for first, count, low, high in (own, other)]
+    tile_list = tiles._kept([[0, 2], [[0, 1, 64], [64, 1, 64]], [0, 1, 2], segments, []])
+    np.testing.assert_array_equal(seen(tiles.paired(tile_list), (128, 128)), seen(tile_list, (128, 128)))
+
+
 def test_keys_that_two_tiles_see_are_loaded_once():
     """On average: all of them, a half and half a tile more, a window and 127 more."""
     n = 1024

@@ -138,7 +138,7 @@ def _on_gpu(q: Array, k: Array, v: Array, lead: tuple[int, ...], causal: bool, k
     if count > launch.FEATURES[-1]:
         return made.attend(q, k, v, lead, causal=causal, key_mask=key_mask, **kinds)[0]
     out, shared = empty((*lead, n, e), q.dtype, q), dict(d=count, e=e, dtype=q.dtype, given=given)
-    blocks, exponent = launch.scan_blocks(q.dtype.name, count, given), None
+    blocks, exponent = launch.scan_blocks(launch.name(q.dtype), count, given), None
     if given:
         (q, _), (k, exponent) = (made.of_rows(distinct(x), **kinds) for x in (q, k))
     # heads that share their keys share the sums over them

@@ -36,6 +36,7 @@ class TileList(NamedTuple):
 
 
 Share = tuple[Array | None, TileList]  # queries, or None for all of them, and what they see
+_PAIRED: dict[int, TileList] = {}      # by the segments of another list, while these live
 
 
 class _Cut(NamedTuple):
@@ -257,10 +258,6 @@ def _kept(parts: list[Array]) -> TileList:
         part.setflags(write=False)
     return TileList(*parts, tuple(part.ctypes.data for part in parts), int(np.diff(parts[0]).max(initial=0)),
                     TILE * int(parts[3][:, 2].sum()))
-
-
-
-_PAIRED: dict[int, TileList] = {}
 
 
 def paired(tile_list: TileList) -> TileList:

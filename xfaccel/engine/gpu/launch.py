@@ -191,7 +191,7 @@ def running(states: Array, begin: Array, skip: int, *, given: bool) -> Launch:
     sums; both are dense.
     """
     *lead, parts, numbers = states.shape
-    macros = ("XF_STORED", STORED[states.dtype.name]), ("XF_EXPONENT", int(given))
+    macros = ("XF_STORED", STORED[name(states.dtype)]), ("XF_EXPONENT", int(given))
     return Launch("running.cu", macros, (math.prod(lead) * -(-numbers // (32 * _WARPS)), 1), 32 * _WARPS, 0,
                   (states, begin, *map(np.int64, (parts, skip, numbers))))
 
