@@ -9,6 +9,7 @@ A commit that lacks a name cannot be measured: `setup` raises NotImplementedErro
 
 import functools
 import inspect
+import multiprocessing
 import re
 import statistics
 import sys
@@ -38,7 +39,7 @@ ERROR_LENGTH = 300    # several tiles of 64 and a rest
 PAGE = 4096           # bytes; below this, memory is the bookkeeping of Python objects
 # an expression, the functions that it defines for others, and words that go on after a semicolon
 MEMORY = re.compile(r"Memory: (.+?)(?:, where (.+?))?[.;](?: |$)")
-DRAWS, TURNS_SECONDS, LEAST_TURNS = 4, 4.0, 8
+ROUNDS, TURNS_SECONDS, LEAST_TURNS, DRAWS = 3, 2.0, 4, 2  # of a ratio; all but the first in each process
 
 
 def normal(*shape: int) -> Array:
@@ -122,7 +123,7 @@ def benchmarks(room: str, title: str, variants: dict[str, Variant]) -> tuple[Cal
                    params=[names], param_names=["variant"],
                    setup=lambda name: warmed(variants[name], ERROR_LENGTH), unit="of the largest value"),
         _described(ratio, f"track_{room}_ratio", f"{title}: time as a share of xfref's",
-                   **on_one_thread, unit="of xfref's time", version="2"),
+                   **on_one_thread, unit="of xfref's time", version="3"),
     )
 
 
@@ -210,25 +211,42 @@ def _error(variant: Variant) -> float:
 
 
 def _ratio(variant: Variant, n: int) -> float:
-    """The median time of the fast twin over that of xfref, taken in turns, each on one thread.
+    """The time of the fast twin over that of xfref, taken in turns, each on one thread: a geometric mean.
 
-    What slows the machine slows both, but two threads are slowed where one is not. Turns go round operands at
-    several places in memory, for some calls are a tenth faster at one place than at another.
+    What slows the machine slows both, but not by as much: a neighbour on the same core costs vector kernels
+    nearly a half, NumPy a quarter. And some calls are a tenth faster at one place in memory than at another.
+    So the mean is over turns on all cores, at several times, of new processes with operands of their own.
     """
+    crews = (_in_processes(lambda: _turns(variant, n)) for _ in range(ROUNDS))
+    return statistics.geometric_mean(ratio for crew in crews for ratios in crew for ratio in ratios)
+
+
+def _turns(variant: Variant, n: int) -> list[float]:
+    pin_blas(1)
     draws = []
     for _ in range(DRAWS):
         prepared.cache_clear()
         draws.append((warmed.__wrapped__(variant, n, threads=1), prepared(xfref, variant, n)))
-    fast_times, slow_times, start = [], [], time.perf_counter()
-    pin_blas(1)
-    try:
-        while len(slow_times) < LEAST_TURNS or time.perf_counter() - start < TURNS_SECONDS:
-            fast, slow = draws[len(slow_times) % DRAWS]
-            slow_times.append(_seconds(slow))
-            fast_times += [_seconds(fast) for _ in range(3)]
-    finally:
-        pin_blas(THREADS)
-    return statistics.median(fast_times) / statistics.median(slow_times)
+    ratios, start = [], time.perf_counter()
+    while len(ratios) < LEAST_TURNS or time.perf_counter() - start < TURNS_SECONDS:
+        fast, slow = draws[len(ratios) % DRAWS]
+        slow_time, fast_times = _seconds(slow), []
+        while len(fast_times) < 3 or sum(fast_times) < slow_time / 3:
+            fast_times.append(_seconds(fast))
+        ratios.append(statistics.fmean(fast_times) / slow_time)
+    return ratios
+
+
+def _in_processes(function: Callable) -> list:
+    """What `function` returns in one forked process for each thread, all at the same time."""
+    context = multiprocessing.get_context("fork")
+    ends = []
+    for _ in range(THREADS):
+        receiver, sender = context.Pipe(duplex=False)
+        context.Process(target=lambda end=sender: end.send(function())).start()
+        sender.close()  # so that `recv` raises EOFError if the process ends without an answer
+        ends.append(receiver)
+    return [end.recv() for end in ends]
 
 
 def _seconds(call: Callable) -> float:
