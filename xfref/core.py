@@ -450,7 +450,6 @@ def check_shape(name: str, shape: tuple[int, ...], own: Sequence[int | None], le
         raise ValueError(f"{name} needs the shape ({axes}) with lead broadcastable to {lead}, got {shape}")
 
 
-
 def count(name: str, x: object, least: int = 1) -> int:
     """`x` as an int. Raises TypeError if it is no integer, ValueError if it is under `least`."""
     if isinstance(x, bool | np.bool_) or not isinstance(x, Integral):

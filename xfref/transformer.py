@@ -6,7 +6,7 @@ normalisation first (`norm="pre"`) is On Layer Normalization in the Transformer 
 Kaiser, Levskaya, 2020, arXiv:2001.04451, Section 3, Eq. 8 and 9.
 
 Differs: projections have biases, as in most released code (pass zeros for the paper's form); no dropout.
-Every function takes the attention as an argument, so any variant of this book, or its fast twin, fits in.
+Every block takes the attention as an argument, so any variant of this book, or its fast twin, fits in.
 """
 
 from collections.abc import Callable, Mapping

@@ -3,7 +3,7 @@
     ```{paper} xfref.fixed.longformer     what the file says of itself: the idea, title, authors, link
     ```{differs} xfref.fixed.longformer   and where it differs from the paper
     ```{source} xfref.fixed.longformer    the file in full, each docstring set as text above its code
-    ```{module} xfref.lra.listops         its head and what its functions are for, without the code
+    ```{outline} xfref.lra.listops        its head and what its functions are for, without the code
     ```{costs} xfref.fixed.longformer     stated cost and memory, and the rows of the arena
     ```{generated} capabilities           a table of all functions, see `tables`
 """
@@ -39,7 +39,10 @@ class Part(SphinxDirective):
     def registered(self, name: str, section: nodes.section, kind: str = "function") -> nodes.section:
         """The section as the place where links to `name` lead."""
         self.state.document.note_explicit_target(section)
-        self.env.get_domain("py").note_object(name, kind, section["ids"][0], location=section)
+        python = self.env.get_domain("py")
+        python.note_object(name, kind, section["ids"][0], location=section)
+        if kind == "module":
+            python.note_module(name, section["ids"][0], "", "", False)
         return section
 
     def markdown(self, text: str) -> list[nodes.Node]:
@@ -51,8 +54,9 @@ class Part(SphinxDirective):
 
 class Paper(Part):
     def run(self):
-        first, *rest = head(self.module())
-        return [nodes.paragraph("", "", *inline(first), classes=["idea"]),
+        _, source, *rest = head(self.module())
+        return [nodes.paragraph("", "", *inline(tables.idea(self.module())), classes=["idea"]),
+                nodes.paragraph("", "", *titled(source)),
                 *(nodes.paragraph("", "", *inline(text)) for text in rest if not text.startswith(DIFFERS))]
 
 
@@ -73,7 +77,11 @@ class Source(Part):
         start = tree.body[0].end_lineno  # the head is what the page begins with
         for node in tree.body[1:]:
             function = getattr(module, getattr(node, "name", ""), None)
-            name = public.get(id(inspect.unwrap(function))) if inspect.isfunction(function) else None
+            if not inspect.isfunction(function):
+                continue
+            name = public.get(id(inspect.unwrap(function)))
+            if name is None and len(paragraphs(inspect.getdoc(function) or "")) > 2:
+                name = node.name  # what papers share has an equation and shapes too
             if name is None:
                 continue
             shown += code(lines, start, node.lineno - 1)
@@ -91,7 +99,7 @@ class Source(Part):
         return self.registered(name, section)
 
 
-class Module(Part):
+class Outline(Part):
     """A module too long to be read in one go: its head, and what each public function is for."""
 
     def run(self):
@@ -174,7 +182,14 @@ def inline(text: str) -> list[nodes.Node]:
     return found
 
 
+def titled(text: str) -> list[nodes.Node]:
+    """A source, "Title. Authors. Year.", with its title in italics; other text as it is."""
+    text = " ".join(text.split())
+    found = re.match(r"([^(]+?)\. (?=[A-Z][\w-]+[ ,.])", text)
+    return [nodes.emphasis("", found[1]), *inline(text[found.end(1):])] if found else inline(text)
+
+
 def setup(app):
-    for name, directive in dict(paper=Paper, differs=Differs, source=Source, module=Module, costs=Costs,
-                                generated=Generated).items():
+    for name, directive in dict(paper=Paper, differs=Differs, source=Source, outline=Outline,
+                                costs=Costs, generated=Generated).items():
         app.add_directive(name, directive)

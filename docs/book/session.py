@@ -31,12 +31,15 @@ class Picture(SphinxDirective):
     final_argument_whitespace = True
     has_content = True  # the caption
     option_spec = {"keys": directives.unchanged, "queries": directives.unchanged,
-                   "image": lambda given: True}
+                   "image": lambda given: True,
+                   "borders": lambda given: tuple(map(int, given.split()))}
 
     def run(self):
         node = picture(expression=self.arguments[0], line=self.lineno, options=self.options)
         caption = nodes.caption()
         caption += [child for part in self.parse_content_to_nodes() for child in part.children]
+        if "image" not in self.options:
+            caption += nodes.Text(" Dark is the largest weight of a row, white is not seen.")
         return [nodes.figure("", node, caption, classes=["picture"])]
 
 

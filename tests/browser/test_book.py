@@ -9,6 +9,10 @@ HTML = Path(__file__).parents[2] / "docs" / "build" / "html"
 PAGES = [path.relative_to(HTML).as_posix() for path in sorted(HTML.glob("**/*.html"))
          if "_static" not in path.parts]
 WIDTHS = [390, 1400]
+BEYOND = """[...document.querySelectorAll(
+        "article :is(p, li, dd, h3) code, .page-toc code, .prev-next-area i")].filter(x => x.offsetParent
+    && !x.closest("table") && x.getBoundingClientRect().right > innerWidth + 1)
+    .map(x => x.textContent)"""  # tables scroll by themselves
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +30,18 @@ def test_every_page_is_whole(address, visit, picture, width):
         picture(seen, f"{name.replace('/', '-').removesuffix('.html')}-{width}")
         assert not seen.errors and not seen.failed, name
         assert seen.overhang <= 0, f"{name}: {seen.overhang} pixels stand out on the right"
+        assert not seen.page.evaluate(BEYOND), f"{name}: cut off on the right"
         drawn = seen.page.locator("article svg.formula, article .matrices svg")
         assert all(min(box) > 1 for box in drawn.evaluate_all("all => all.map(x => [x.clientWidth, "
                                                               "x.clientHeight])")), name
         if name.startswith("papers/") and name != "papers/index.html":
             assert seen.page.locator("div.formula svg path").count(), f"{name} has no formula"
             assert seen.page.locator(".matrices svg path").count(), f"{name} has no picture"
+
+
+def test_the_modules_of_the_arena_are_listed(address, visit):
+    forms = visit(f"{address}/lra.html").page.locator("article dt code.form").all_inner_texts()
+    assert {"generate(rng", "pad(examples"} <= {form.split(",")[0] for form in forms}
 
 
 def test_a_wide_formula_can_be_scrolled_to_its_end(address, visit):

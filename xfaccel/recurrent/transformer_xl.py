@@ -1,4 +1,4 @@
-"""Transformer-XL, fast: scores by distance of one block of queries at a time, as the bias of the engine."""
+"""Transformer-XL, fast: the softmax engine makes the scores by distance itself, tile by tile."""
 
 import numpy as np
 
@@ -12,8 +12,8 @@ def transformer_xl(q: Array, k: Array, v: Array, *, relative_keys: Array, conten
                    key_mask: Array | None = None, scale: float | None = None) -> Array:
     """Causal attention of a segment to a memory and itself, by contents and distances (Dai et al. 2019, 3.3).
 
-    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e) with m >= n. Follows `xfref.transformer_xl`: a block of queries
-    meets the keys that it can see; its scores by distance are a table that the engine reads tile by tile.
+    (...,n,d),(...,m,d),(...,m,e) -> (...,n,e) with m >= n. Follows `xfref.transformer_xl`: a tile of queries
+    meets the vectors of the distances that it can see, and reads that product along diagonals.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
     Cost: O(n m (d + e)) time, with `same_length` O(n (m - n) (d + e)).

@@ -4,8 +4,8 @@ Axial Attention in Multidimensional Transformers. Ho, Kalchbrenner, Weissenborn,
 arXiv:1912.12180: axial attention, and the Axial Transformer for images of one channel. The layers' details
 (their activation, where positions and context are added) are those of the authors' released code.
 
-Differs: pixels come in embedded, and there is no dropout. For several channels that code runs the model once
-per channel, with a summary of the channels before it as `context`.
+Differs: pixels come in embedded, and there is no dropout. For several channels the authors' code runs the
+model once per channel, with a summary of the channels before it as `context`.
 """
 
 import functools

@@ -4,8 +4,8 @@ Image Transformer. Parmar, Vaswani, Uszkoreit, Kaiser, Shazeer, Ku, Tran. 2018. 
 brought blocks; Long Range Arena, Tay et al. 2020, arXiv:2011.04006, Appendix B.1 uses them without overlap as
 "Local Attention"; look-around blocks are common in released code.
 
-Differs: none from the text. The code released with Long Range Arena lets token i see the tokens j with
-i mod blocks = j mod blocks, a strided pattern; its text and this page mean contiguous blocks.
+Differs: in nothing that the text says. The code released with Long Range Arena lets token i see the tokens j
+with i mod blocks = j mod blocks, a strided pattern; its text and this page mean contiguous blocks.
 """
 
 import numpy as np

@@ -3,8 +3,9 @@
 Longformer: The Long-Document Transformer. Beltagy, Peters, Cohan. 2020. arXiv:2004.05150, Section 3.1
 (attention pattern and linear projections for global attention).
 
-Differs: none. The paper leaves open how a key that is both near and global counts: here once, as in the
-released code. Released code zeroes the rows of masked queries; here `key_mask` hides keys only.
+Differs: in nothing that the paper says. It leaves open how a key that is both near and global counts: here
+once, as in the released code. Released code zeroes the rows of masked queries; here `key_mask` hides keys
+only.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ def linear_transformer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: b
                        key_mask: np.ndarray | None = None) -> np.ndarray:
     """Attention with the similarity f(q) . f(k), f(x) = elu(x) + 1, in place of exp(q . k).
 
-    out_i = sum_j (f(q_i) . f(k_j)) v_j / sum_j f(q_i) . f(k_j)              Eq. 4
+    out_i = sum_j (f(q_i) . f(k_j)) v_j / sum_j f(q_i) . f(k_j)               Eq. 4
           = f(q_i)^T (sum_j f(k_j) v_j^T) / f(q_i)^T (sum_j f(k_j))           Eq. 5
 
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). There is no scale. This page computes Eq. 4; Eq. 5, the point

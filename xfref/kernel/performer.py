@@ -38,8 +38,8 @@ def performer(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, projection: np.nda
     (...,n,d),(...,m,d),(...,m,e) -> (...,n,e). `projection` is (lead..., r, d), one random direction a row:
     see `favor_projection`. `features` is one of, with x' = sqrt(scale) x and w a row of the projection,
 
-    - positive: exp(w . x' - |x'|^2 / 2)                                       Lemma 1, SM+
-    - hyperbolic: the same for w and -w, 2 r features                          Lemma 1, SMhyp+
+    - positive: exp(w . x' - |x'|^2 / 2) (Lemma 1, SM+)
+    - hyperbolic: the same for w and -w, 2 r features (Lemma 1, SMhyp+)
     - trigonometric: exp(|x'|^2 / 2) (cos(w . x'), sin(w . x')), 2 r features
     - relu: max(w . x', 0), an attention of its own with no exponential behind it
 

@@ -6,10 +6,9 @@ arXiv:2003.05997, Section 4.1 (routing attention with clustering).
 Differs: attention takes the queries and keys as they are and has a scale, as in the public PyTorch code; the
 paper's are normalised to the unit ball first (`layer_norm` them outside for that). Released code divides a
 query's sum over its clusters by their number plus 1e-2; here by the number alone. Released code is causal by
-rank within a cluster, right only where queries and keys share their clusters; here by position, always.
-
-Clusters of fixed size are no strictly causal choice: a later token that is nearer to a centroid pushes an
-earlier one out of its cluster. Attention is causal given the clusters.
+rank within a cluster, right only where queries and keys share their clusters; here by position, always:
+attention is causal given the clusters. Their choice is not, in any code: a later token that is nearer to a
+centroid pushes an earlier one out of its cluster.
 """
 
 import numpy as np

@@ -30,7 +30,7 @@ def transformer_xl(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, relative_keys
     trains with a memory as long as the segment, m = 2 n.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n m (d + e)) time, O(n m) memory; the twin keeps the scores of one block of queries.
+    Cost: O(n m (d + e)) time, O(n m) memory; the twin keeps no scores.
 
     >>> q, k, v = np.ones((1, 1)), np.zeros((2, 1)), np.array([[0.0], [8.0]])
     >>> transformer_xl(q, k, v, relative_keys=np.log([[1.0], [3.0]]))
