@@ -149,7 +149,7 @@ def contents() -> str:
             text = (folder / f"{page}.md").read_text()
             module = importlib.import_module(re.search(r"{paper} (\S+)", text)[1])
             rows.append([f"[{text[2:text.index(chr(10))]}]({page}.md)", idea(module).replace("|", r"\|"),
-                         ", ".join(f"{from_n[name]}" for name in members(module) if name in from_n)])
+                         ", ".join(from_n[name] for name in members(module) if name in from_n)])
         parts.append(f"## {caption}\n\n{table(['page', 'idea', PAYS], rows)}\n")
     return "\n".join(parts)
 
