@@ -213,9 +213,9 @@ def _error(variant: Variant) -> float:
 def _ratio(variant: Variant, n: int) -> float:
     """The time of the fast twin over that of xfref, taken in turns, each on one thread: a geometric mean.
 
-    What slows the machine slows both, but not by as much: a neighbour on the same core costs vector kernels
-    nearly a half, NumPy a quarter. And some calls are a tenth faster at one place in memory than at another.
-    So the mean is over turns on all cores, at several times, of new processes with operands of their own.
+    What slows the machine slows both, but not by as much: who shares a core costs vector kernels more than
+    NumPy, for seconds at a time. And some calls are faster at one place in memory than at another. So the
+    mean is over turns on all cores, at several times, of new processes with operands of their own.
     """
     crews = (_in_processes(lambda: _turns(variant, n)) for _ in range(ROUNDS))
     return statistics.geometric_mean(ratio for crew in crews for ratios in crew for ratio in ratios)

@@ -79,9 +79,9 @@ class Source(Part):
             function = getattr(module, getattr(node, "name", ""), None)
             if not inspect.isfunction(function):
                 continue
-            name = public.get(id(inspect.unwrap(function)))
-            if name is None and len(paragraphs(inspect.getdoc(function) or "")) > 2:
-                name = node.name  # what papers share has an equation and shapes too
+            # what papers share has an equation and shapes too
+            own = node.name if len(paragraphs(inspect.getdoc(function) or "")) > 2 else None
+            name = public.get(id(inspect.unwrap(function)), own)
             if name is None:
                 continue
             shown += code(lines, start, node.lineno - 1)

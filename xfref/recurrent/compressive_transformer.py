@@ -46,7 +46,8 @@ def compressive_transformer(q: Array, k: Array, v: Array, *, memory: tuple[Array
     None. `key_mask` belongs to the m keys of the segment; memories are seen whole.
 
     Raises: TypeError or ValueError naming the argument that does not fit.
-    Cost: O(n (n_c + n_m + m) (d + e)) time, O(n (n_c + n_m + m)) memory; the twin keeps none.
+    Cost: O(n (n_c + n_m + m) (d + e)) time, O(n (n_c + n_m + m)) memory; the twin keeps no
+    scores.
 
     >>> past, x, v = (np.zeros((1, 1)), np.array([[3.0]])), np.zeros((1, 1)), np.array([[9.0]])
     >>> compressive_transformer(x, x, v, memory=past, compressed=past, relative_keys=np.zeros((3, 1)))
